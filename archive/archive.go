@@ -1,0 +1,434 @@
+package archive
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"chainmail/archive/record"
+)
+
+// Options say where an archive lives and how much it may take. The zero value
+// of a field but Dir means its default.
+type Options struct {
+	Dir        string
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: metrics are counted but not shown
+
+	MemoryInFlight int64         // bytes that incoming mail may hold in memory: 128 MiB
+	MemoryWait     time.Duration // how long mail waits for such memory before ErrBusy: 30 s
+	MinFree        int64         // bytes of free disk below which mail is refused: 1 GiB
+	ScrubPeriod    time.Duration // in which every body is read once: 7 days; negative: never
+
+	// FreeSpace tells the free bytes of a directory: by default statfs.
+	FreeSpace func(dir string) (int64, error)
+	// OnFatal is told of a failed write or sync, after which nothing more may
+	// be acknowledged. It must end the process and not return; by default it
+	// logs and exits with status 70.
+	OnFatal func(error)
+	// Disk replaces the real file system in tests.
+	Disk *Disk
+
+	memTable uint64 // bytes; tests make it small to see flushes and compactions
+}
+
+func (o *Options) defaults() error {
+	if o.Dir == "" {
+		return errors.New("archive: no directory given")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.MemoryInFlight = cmp.Or(o.MemoryInFlight, 128<<20)
+	o.MemoryWait = cmp.Or(o.MemoryWait, 30*time.Second)
+	o.MinFree = cmp.Or(o.MinFree, 1<<30)
+	o.ScrubPeriod = cmp.Or(o.ScrubPeriod, 7*24*time.Hour)
+	if o.MemoryInFlight < minMemory {
+		return fmt.Errorf("archive: memory for incoming mail is %d bytes: give at least %d", o.MemoryInFlight, minMemory)
+	}
+	if o.FreeSpace == nil {
+		o.FreeSpace = freeSpace
+		if o.Disk != nil {
+			o.FreeSpace = func(string) (int64, error) { return 1 << 40, nil }
+		}
+	}
+	if o.OnFatal == nil {
+		o.OnFatal = func(err error) {
+			o.Logger.Error("the archive cannot write and ends the process; nothing unwritten was acknowledged", "dir", o.Dir, "err", err)
+			os.Exit(70)
+		}
+	}
+	return nil
+}
+
+// Archive is the mail of one data directory. Its methods may be called from
+// any goroutine.
+type Archive struct {
+	opts     Options
+	readOnly bool
+	log      *slog.Logger
+	db       *pebble.DB
+	store    record.StoreID
+	space    spaceGuard
+	memory   *memory
+	metrics  *metrics
+
+	smallBuffers, chunkBuffers, packBuffers *buffers
+	compressors                             sync.Pool
+	nextBody                                atomic.Uint64
+	stripes                                 [256]sync.Mutex // by first byte of the hash: one committer of a message at a time
+
+	mu      sync.Mutex // orders the log: held from taking a sequence number to entering the write-ahead log
+	states  map[record.StoreID]logState
+	durable atomic.Uint64 // own receipts 1 … durable are synced; later ones are not shown to anybody
+
+	life   sync.RWMutex // read-held while the database is used; taken by Close
+	closed bool
+	failed atomic.Bool
+
+	tide  tidemark
+	scrub scrubber
+}
+
+// formatVersion is the version of the key space in keys.go.
+const formatVersion = 1
+
+// Open opens the archive in o.Dir, which it creates when there is none. It
+// removes what a crash left of mail that was never acknowledged. Errors name
+// the directory and say what to do.
+func Open(o Options) (*Archive, error) {
+	return open(o, false)
+}
+
+// OpenReadOnly opens the archive of a node that is not running, to read and
+// verify it. Nothing is changed.
+func OpenReadOnly(dir string, log *slog.Logger) (*Archive, error) {
+	return open(Options{Dir: dir, Logger: log}, true)
+}
+
+func open(o Options, readOnly bool) (*Archive, error) {
+	if err := o.defaults(); err != nil {
+		return nil, err
+	}
+	a := &Archive{
+		opts:         o,
+		readOnly:     readOnly,
+		log:          o.Logger,
+		memory:       newMemory(o.MemoryInFlight, o.MemoryWait),
+		space:        spaceGuard{dir: o.Dir, minFree: o.MinFree, ask: o.FreeSpace},
+		smallBuffers: newBuffers(smallBuffer),
+		chunkBuffers: newBuffers(chunkSize),
+		packBuffers:  newBuffers(chunkSize + chunkSize/64 + maxChunkHeader),
+	}
+	a.compressors.New = func() any { return newCompressor() }
+	a.metrics = newMetrics(a)
+	po := a.pebbleOptions()
+	db, err := pebble.Open(o.Dir, po)
+	if err != nil {
+		return nil, openError(o.Dir, err)
+	}
+	a.db = db
+	if err := a.load(po.FS); err != nil {
+		return nil, errors.Join(openError(o.Dir, err), a.tide.close(), db.Close())
+	}
+	if o.Registerer != nil {
+		if err := a.metrics.register(o.Registerer); err != nil {
+			return nil, errors.Join(err, a.tide.close(), db.Close())
+		}
+	}
+	return a, nil
+}
+
+func openError(dir string, err error) error {
+	switch {
+	case isMissing(err):
+		return fmt.Errorf("archive %s: there is no archive: name the data directory of a node (%w)", dir, err)
+	case isLocked(err):
+		return fmt.Errorf("archive %s: another process is using it: stop that node first, or give this one its own data directory (%w)", dir, err)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("archive %s: no permission: make the directory belong to the user that runs the node (%w)", dir, err)
+	case pebble.IsCorruptionError(err):
+		detail, _, _ := strings.Cut(err.Error(), "\n")
+		return fmt.Errorf("archive %s: a file of the database is damaged (%s): check the disk, then restore the directory from a backup or rebuild the node; do not delete files", dir, detail)
+	}
+	return fmt.Errorf("archive %s: cannot open: %w", dir, err)
+}
+
+// load reads what must be known before mail comes in.
+func (a *Archive) load(fs vfs.FS) error {
+	format, err := a.get(metaFormat)
+	switch {
+	case errors.Is(err, pebble.ErrNotFound) && !a.readOnly:
+		if err := a.create(); err != nil {
+			return err
+		}
+	case err != nil:
+		return fmt.Errorf("format version: %w", err)
+	case len(format) != 1 || format[0] != formatVersion:
+		return fmt.Errorf("it has format version %x, this program knows %d: use the chainmail that wrote it, or a newer one", format, formatVersion)
+	}
+	store, err := a.get(metaStore)
+	if err != nil || len(store) != 8 {
+		return fmt.Errorf("store identity %x is unreadable: %w", store, cmp.Or(err, ErrCorrupt))
+	}
+	a.store = record.StoreID(binary.BigEndian.Uint64(store))
+	if err := a.loadStates(); err != nil {
+		return err
+	}
+	if err := a.scrub.load(a); err != nil {
+		return err
+	}
+	if err := a.openTidemark(fs); err != nil {
+		return err
+	}
+	a.durable.Store(uint64(a.states[a.store].mark))
+	next, err := a.lastBody()
+	if err != nil {
+		return err
+	}
+	a.nextBody.Store(next)
+	if a.readOnly {
+		return nil
+	}
+	return a.removePending()
+}
+
+// create makes a new database the log of a new store.
+func (a *Archive) create() error {
+	b := a.db.NewBatch()
+	defer b.Close()
+	return errors.Join(
+		b.Set(metaStore, u64(0, uint64(newStoreID()))[1:], nil),
+		b.Set(metaFormat, []byte{formatVersion}, nil),
+		b.Commit(pebble.Sync))
+}
+
+func newStoreID() record.StoreID {
+	for {
+		var id [8]byte
+		rand.Read(id[:]) // never fails
+		if s := record.StoreID(binary.BigEndian.Uint64(id[:])); s != 0 {
+			return s
+		}
+	}
+}
+
+func (a *Archive) loadStates() error {
+	a.states = map[record.StoreID]logState{a.store: {}}
+	return a.scan([]byte{kindLog}, nil, func(k, v []byte) error {
+		state, err := decodeLogState(v)
+		if err == nil {
+			a.states[record.StoreID(binary.BigEndian.Uint64(k[1:]))] = state
+		}
+		return err
+	})
+}
+
+// lastBody finds the largest body number in the own log.
+func (a *Archive) lastBody() (uint64, error) {
+	prefix := u64(kindBody, uint64(a.store))
+	it, err := a.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+	if err != nil {
+		return 0, err
+	}
+	var last uint64
+	if it.Last() {
+		last = binary.BigEndian.Uint64(it.Key()[9:])
+	}
+	return last, it.Close()
+}
+
+// removePending removes bodies whose receipt was never committed: the node
+// stopped while large mail was coming in.
+func (a *Archive) removePending() error {
+	b := a.db.NewBatch()
+	defer b.Close()
+	err := a.scan([]byte{kindPending}, nil, func(k, _ []byte) error {
+		store, body := binary.BigEndian.Uint64(k[1:]), binary.BigEndian.Uint64(k[9:])
+		start, end := bodyRange(record.StoreID(store), record.BodyNo(body))
+		return errors.Join(b.DeleteRange(start, end, nil), b.Delete(k, nil))
+	})
+	if err != nil || b.Empty() {
+		return err
+	}
+	a.log.Info("removing mail that was coming in when the node stopped; its senders were never told it was taken", "bodies", b.Count()/2)
+	return b.Commit(pebble.Sync)
+}
+
+// Run does the archive's own work until ctx ends: it notes the progress of the
+// log and scrubs.
+func (a *Archive) Run(ctx context.Context) error {
+	work, ctx := errgroup.WithContext(ctx)
+	work.Go(func() error { return a.keepTidemark(ctx) })
+	if a.opts.ScrubPeriod > 0 {
+		work.Go(func() error { return a.scrub.run(ctx, a) })
+	}
+	return work.Wait()
+}
+
+// Close waits for calls in progress, writes out what is only in the database's
+// log, and closes. Run must have returned and drafts must be committed or
+// discarded before.
+func (a *Archive) Close() error {
+	a.life.Lock()
+	defer a.life.Unlock()
+	if a.closed {
+		return nil
+	}
+	a.closed = true
+	a.metrics.unregister(a.opts.Registerer)
+	if !a.readOnly && !a.failed.Load() {
+		a.noteTide()
+		if err := a.db.Flush(); err != nil {
+			a.log.Warn("what is in the database's log could not be written out; the next start will do it", "err", err)
+		}
+	}
+	return errors.Join(a.tide.close(), a.db.Close())
+}
+
+// use keeps the database open until the returned function is called.
+func (a *Archive) use() (done func(), err error) {
+	a.life.RLock()
+	if a.closed || a.failed.Load() {
+		a.life.RUnlock()
+		return nil, ErrClosed
+	}
+	return a.life.RUnlock, nil
+}
+
+// fatal is the end: a write did not reach the disk. It does not return while
+// the process lives, so that nobody above can mistake it for an answer.
+func (a *Archive) fatal(err error) {
+	a.failed.Store(true)
+	a.opts.OnFatal(err)
+	select {}
+}
+
+// Store is the identity under which this archive accepts mail.
+func (a *Archive) Store() record.StoreID { return a.store }
+
+// Holdings tells for every log how far, without gaps, its receipts are on
+// this node's disk.
+func (a *Archive) Holdings() map[record.StoreID]record.Seq {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h := make(map[record.StoreID]record.Seq, len(a.states))
+	for store, state := range a.states {
+		h[store] = state.mark
+	}
+	h[a.store] = record.Seq(a.durable.Load())
+	return h
+}
+
+// Accepting is nil while mail is taken, else an ErrDiskFull or ErrClosed that
+// says what to do. Ask before taking a body.
+func (a *Archive) Accepting() error {
+	done, err := a.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	_, err = a.space.check()
+	return err
+}
+
+// Stats are the archive's figures. Sizes are bytes.
+type Stats struct {
+	Store       record.StoreID
+	Receipts    uint64
+	Messages    uint64
+	RawBytes    int64 // of all messages as they were received, each once
+	StoredBytes int64 // of the files on disk
+	Free        int64
+	MinFree     int64
+	InFlight    int64
+	MemoryLimit int64
+	Scrub       ScrubState
+}
+
+// Stats gives the figures of this moment.
+func (a *Archive) Stats() Stats {
+	s := Stats{
+		Store: a.store, MinFree: a.opts.MinFree,
+		InFlight: a.memory.used.Load(), MemoryLimit: a.memory.limit,
+	}
+	s.Free, _ = a.space.check()
+	for _, state := range a.snapshot() {
+		s.Receipts += uint64(state.mark)
+		s.Messages += state.messages
+		s.RawBytes += int64(state.rawBytes)
+	}
+	if done, err := a.use(); err == nil {
+		s.StoredBytes = int64(a.db.Metrics().DiskSpaceUsage())
+		s.Scrub = a.scrub.state()
+		done()
+	}
+	return s
+}
+
+// snapshot copies the states of all logs.
+func (a *Archive) snapshot() map[record.StoreID]logState {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.states)
+}
+
+// logs are the stores whose logs are held, in the order of their identity.
+func logs(states map[record.StoreID]logState) []record.StoreID {
+	return slices.Sorted(maps.Keys(states))
+}
+
+// get reads a value. A damaged value is an error: with value separation Get
+// itself may give nothing and no error, and only closing tells.
+func (a *Archive) get(key []byte) ([]byte, error) {
+	v, closer, err := a.db.Get(key)
+	if err != nil {
+		return nil, err
+	}
+	v = slices.Clone(v)
+	if err := closer.Close(); err != nil {
+		return nil, corrupt("reading key %x: %v", key, err)
+	}
+	return v, nil
+}
+
+// errEnough ends a scan early and without an error.
+var errEnough = errors.New("enough")
+
+// scan calls f for every key with the prefix, from the key from on when it is
+// given, until f fails. The slices are f's only during the call.
+func (a *Archive) scan(prefix, from []byte, f func(k, v []byte) error) error {
+	if from == nil {
+		from = prefix
+	}
+	it, err := a.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: after(prefix)})
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok && err == nil; ok = it.Next() {
+		var v []byte
+		if v, err = it.ValueAndErr(); err == nil {
+			err = f(it.Key(), v)
+		}
+	}
+	if err == errEnough {
+		err = nil
+	}
+	return cmp.Or(err, it.Error(), it.Close())
+}

@@ -1,0 +1,22 @@
+// Package archive keeps mail for years: an append-only log of receipts and the
+// exact bytes of every message, on one pebble database.
+//
+// The promise it makes is small and hard: when Draft.Commit returns nil, the
+// message and its receipt are on disk, whole; when it does not, no trace of
+// them is ever seen. One write batch holds the last of the body, the receipt,
+// the indexes and the new length of the log, and one sync of the write-ahead
+// log makes it true. Batches enter the write-ahead log in the order of their
+// sequence numbers, so whatever a crash leaves is a prefix of the log, without
+// gaps. Senders that commit at the same time share a sync.
+//
+// Bodies never sit in memory whole. A Draft compresses a message chunk by
+// chunk as it arrives; large ones are written ahead of their receipt, under a
+// marker by which the next start removes what was never committed.
+//
+// What may not happen silently ends the process loudly: a write or sync that
+// failed is not tried again, because the kernel may have dropped the data it
+// could not write and the next sync would succeed without it.
+//
+// Keys and values are drawn in keys.go, body.go and record.AppendReceipt, and
+// described for other programs in docs/format.md.
+package archive

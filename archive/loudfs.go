@@ -1,0 +1,82 @@
+package archive
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// loudFS ends the process when a file that carries promises cannot be written
+// or any file cannot be synced, before the database learns of it. The database
+// would panic in some of these places and try again in others; after a failed
+// sync a second one may succeed although the data is lost.
+//
+// Tables and blobs are not promises: their contents are still in the log, and
+// the database writes them again.
+type loudFS struct {
+	vfs.FS
+	fatal func(error)
+}
+
+// promising reports whether the file holds what is nowhere else yet.
+func promising(name string) bool {
+	base := filepath.Base(name)
+	return strings.HasSuffix(base, ".log") || strings.HasPrefix(base, "MANIFEST-")
+}
+
+func (l loudFS) loud(op, name string, err error) error {
+	if err != nil {
+		l.fatal(fmt.Errorf("%s %s: %w: check the disk and its free space, then start the node again; run 'chainmail verify' when it is up", op, name, err))
+	}
+	return err
+}
+
+func (l loudFS) wrap(name string, f vfs.File, err error) (vfs.File, error) {
+	if promising(name) {
+		err = l.loud("create", name, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return loudFile{f, l, name}, nil
+}
+
+func (l loudFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := l.FS.Create(name, c)
+	return l.wrap(name, f, err)
+}
+
+func (l loudFS) ReuseForWrite(old, name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := l.FS.ReuseForWrite(old, name, c)
+	return l.wrap(name, f, err)
+}
+
+func (l loudFS) OpenDir(name string) (vfs.File, error) {
+	f, err := l.FS.OpenDir(name)
+	return l.wrap(name, f, err)
+}
+
+type loudFile struct {
+	vfs.File
+	fs   loudFS
+	name string
+}
+
+func (f loudFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	if promising(f.name) {
+		err = f.fs.loud("write", f.name, err)
+	}
+	return n, err
+}
+
+func (f loudFile) Sync() error { return f.fs.loud("sync", f.name, f.File.Sync()) }
+
+func (f loudFile) SyncData() error { return f.fs.loud("sync", f.name, f.File.SyncData()) }
+
+func (f loudFile) SyncTo(n int64) (bool, error) {
+	full, err := f.File.SyncTo(n)
+	return full, f.fs.loud("sync", f.name, err)
+}

@@ -1,0 +1,125 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"chainmail/archive/record"
+)
+
+// Finding is a receipt that cannot be read whole, or that an index has lost.
+type Finding struct {
+	Position record.Position `json:"position"`
+	Hash     record.Hash     `json:"sha256,omitzero"` // zero when the receipt is unreadable
+	Problem  string          `json:"problem"`
+	FoundAt  time.Time       `json:"found_at"`
+}
+
+// Progress tells how far a verification is.
+type Progress struct {
+	Checked, Total uint64   // receipts
+	Bytes          int64    // of messages read and hashed
+	Finding        *Finding // what was just found, nil for plain progress
+}
+
+// Verify reads every receipt, every body and every index entry that should
+// lead to them, and checks each body against its SHA-256. It tells progress
+// after every receipt; report must not keep p.Finding's address. An error
+// means that it could not go on, not that something was found.
+func (a *Archive) Verify(ctx context.Context, report func(Progress)) error {
+	states := a.snapshot()
+	states[a.store] = logState{mark: record.Seq(a.durable.Load())}
+	var p Progress
+	for _, s := range states {
+		p.Total += uint64(s.mark)
+	}
+	for _, store := range logs(states) {
+		for seq := record.Seq(1); seq <= states[store].mark; seq++ {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			n, finding, err := a.check(record.Position{Store: store, Seq: seq})
+			if err != nil {
+				return err
+			}
+			p.Checked++
+			p.Bytes += n
+			p.Finding = finding
+			report(p)
+		}
+	}
+	return nil
+}
+
+// check verifies the receipt at p and, when it is the first of its message in
+// its log, the message's bytes. It records what it finds, and takes back what
+// an earlier check found and is well now. n is the number of bytes read.
+func (a *Archive) check(p record.Position) (n int64, _ *Finding, err error) {
+	done, err := a.use()
+	if err != nil {
+		return 0, nil, err
+	}
+	defer done()
+	h, n, problem := a.examine(p)
+	if problem == nil {
+		a.scrub.clear(a, p)
+		return n, nil, nil
+	}
+	f := &Finding{Position: p, Hash: h, Problem: problem.Error(), FoundAt: time.Now().UTC()}
+	a.scrub.record(a, f)
+	return n, f, nil
+}
+
+func (a *Archive) examine(p record.Position) (h record.Hash, n int64, problem error) {
+	r, err := a.receipt(p)
+	if err != nil {
+		return h, 0, fmt.Errorf("the receipt cannot be read: %w", err)
+	}
+	entry, err := a.messageEntry(r.Hash)
+	if err != nil {
+		return r.Hash, 0, fmt.Errorf("the index of messages lacks it: %w", err)
+	}
+	first, ok := entry.in(p.Store)
+	if !ok || first.body != r.Body {
+		return r.Hash, 0, corrupt("the index of messages names another body")
+	}
+	if problem := a.examineIndexes(&r, entry); problem != nil {
+		return r.Hash, 0, problem
+	}
+	if first.pos != p {
+		// The body was read with the first receipt; this one shares its fate.
+		if a.scrub.finding(first.pos) != nil {
+			return r.Hash, 0, corrupt("it shares the body of %v, which is damaged", first.pos)
+		}
+		return r.Hash, 0, nil
+	}
+	body := a.openBody(p.Store, r.Body, r.Hash, r.Size)
+	n, err = io.Copy(io.Discard, body)
+	return r.Hash, n, err
+}
+
+// examineIndexes checks that the entries exist by which the receipt is found.
+func (a *Archive) examineIndexes(r *record.Receipt, entry messageEntry) error {
+	keys := map[string][]byte{}
+	if entry[0].pos == r.Position {
+		keys["time"] = timeKey(r.ReceivedAt, r.Position)
+	} else {
+		keys["further receipts"] = furtherKey(r.Hash, r.Position)
+	}
+	if j := r.Envelope.Journal; j != nil {
+		keys["journal reports"] = journalKey(j.Inner, r.Hash)
+	}
+	for name, k := range keys {
+		if _, err := a.get(k); errors.Is(err, pebble.ErrNotFound) {
+			return corrupt("the index of %s lacks it", name)
+		} else if err != nil {
+			return fmt.Errorf("the index of %s cannot be read: %w", name, err)
+		}
+	}
+	return nil
+}
