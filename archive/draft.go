@@ -241,7 +241,7 @@ func (d *Draft) enter(r *record.Receipt) error {
 			return err
 		}
 	}
-	if j := r.Envelope.Journal; j != nil {
+	if j := r.Envelope.Journal; j != nil && !j.Inner.IsZero() {
 		d.set(journalKey(j.Inner, r.Hash), nil)
 	}
 	value := record.AppendReceipt(nil, r)

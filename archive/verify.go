@@ -111,7 +111,7 @@ func (a *Archive) examineIndexes(r *record.Receipt, entry messageEntry) error {
 	} else {
 		keys["further receipts"] = furtherKey(r.Hash, r.Position)
 	}
-	if j := r.Envelope.Journal; j != nil {
+	if j := r.Envelope.Journal; j != nil && !j.Inner.IsZero() {
 		keys["journal reports"] = journalKey(j.Inner, r.Hash)
 	}
 	for name, k := range keys {

@@ -113,7 +113,7 @@ type Envelope struct {
 // Journal is what an Exchange or Microsoft 365 journal report says of the
 // message inside it.
 type Journal struct {
-	Inner      Hash  // SHA-256 of the message inside, byte for byte as attached
+	Inner      Hash  // SHA-256 of the message inside, byte for byte as attached; zero when it is protected and cannot be read
 	InnerSize  int64 // its length in bytes
 	Sender     string
 	Subject    string
