@@ -76,7 +76,7 @@ func (a *Archive) events() *pebble.EventListener {
 		},
 		WriteStallBegin: func(i pebble.WriteStallBeginInfo) {
 			a.metrics.stalls.Inc()
-			a.log.Warn("mail waits for the database to write out what it holds", "reason", i.Reason)
+			a.log.Debug("mail waits for the database to write out what it holds", "reason", i.Reason)
 		},
 	}
 }

@@ -24,7 +24,10 @@ type ScrubState struct {
 	Findings   []Finding // the first maxFindings of them
 }
 
-const maxFindings = 100
+const (
+	maxFindings = 100
+	emptyWait   = time.Minute // before an empty archive is looked at again
+)
 
 // scrubber reads every body once in a period, so that a disk that rots is
 // noticed while there are other copies. Its place in the log survives
@@ -74,7 +77,12 @@ func (s *scrubber) run(ctx context.Context, a *Archive) error {
 			if !sleep(ctx, time.Until(pass.StartedAt.Add(a.opts.ScrubPeriod))) {
 				return nil
 			}
-			pass = s.begin(a)
+			if pass = s.begin(a); pass.Total == 0 {
+				if !sleep(ctx, emptyWait) {
+					return nil
+				}
+				continue
+			}
 		}
 		if err := s.finish(ctx, a, pass); err != nil {
 			if ctx.Err() != nil {
