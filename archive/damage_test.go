@@ -239,3 +239,20 @@ func TestScrubFindsDamage(t *testing.T) {
 		stop()
 	})
 }
+
+// TestOneDamagedReceiptDoesNotEndTheList: the list leaves it out and names it
+// in the findings, and goes on behind it.
+func TestOneDamagedReceiptDoesNotEndTheList(t *testing.T) {
+	a := open(t, archive.Options{})
+	var rs []record.Receipt
+	for i := range 5 {
+		rs = append(rs, mustPut(t, a, message(uint64(i), 500), record.Envelope{}))
+	}
+	a.DamageReceipt(rs[2].Position)
+	if ms := list(t, a, archive.Query{}); len(ms) != 4 || ms[2].Hash != rs[3].Hash {
+		t.Errorf("%d messages listed", len(ms))
+	}
+	if f := a.Stats().Scrub.Findings; len(f) != 1 || f[0].Position != rs[2].Position {
+		t.Errorf("findings: %+v", f)
+	}
+}

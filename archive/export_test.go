@@ -84,3 +84,6 @@ func (d *Disk) FlipLog(dir string, part float64) error {
 	}
 	return f.Sync()
 }
+
+// DamageReceipt puts bytes that are no receipt at a position.
+func (a *Archive) DamageReceipt(p record.Position) { a.put(receiptKey(p), []byte("rot")) }

@@ -16,7 +16,7 @@ const (
 	smallBuffer = 64 << 10
 	smallCost   = 2 * smallBuffer
 	largeCost   = 2*chunkSize + spillSize
-	spillSize   = 512 << 10
+	spillSize   = 256 << 10
 )
 
 // memory bounds what all drafts together hold. A draft begins small and turns

@@ -25,10 +25,11 @@ func (a *Archive) pebbleOptions() *pebble.Options {
 		Logger:             pebbleLog{a},
 		EventListener:      a.events(),
 
-		// Few large memtables: a flush writes each body once, and what has
-		// been flushed is not written again.
-		MemTableSize:                cmp.Or(a.opts.memTable, 64<<20),
-		MemTableStopWritesThreshold: 3,
+		// A flush writes each body once, and it is not written again; so
+		// memtables need not be large, and together they are most of a busy
+		// node's memory.
+		MemTableSize:                cmp.Or(a.opts.memTable, 32<<20),
+		MemTableStopWritesThreshold: 4,
 		CacheSize:                   16 << 20,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,

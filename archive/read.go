@@ -123,7 +123,7 @@ func (a *Archive) receipt(p record.Position) (record.Receipt, error) {
 		return record.Receipt{}, fmt.Errorf("%v: %w", p, ErrNotFound)
 	}
 	if err != nil {
-		return record.Receipt{}, fmt.Errorf("receipt %v: %w", p, err)
+		return record.Receipt{}, corrupt("receipt %v: %w", p, err)
 	}
 	r, err := record.DecodeReceipt(p, v)
 	if err != nil {
@@ -139,7 +139,7 @@ func (a *Archive) messageEntry(h record.Hash) (messageEntry, error) {
 		return nil, fmt.Errorf("%v: %w", h, ErrNotFound)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("message %v: %w", h, err)
+		return nil, corrupt("message %v: %w", h, err)
 	}
 	e, err := decodeMessageEntry(v)
 	if err != nil {
@@ -321,7 +321,7 @@ func (a *Archive) Messages(ctx context.Context, q Query) iter.Seq2[record.Messag
 					return
 				}
 			}
-			if from == nil {
+			if err == nil && from == nil {
 				return
 			}
 			err = cmp.Or(err, ctx.Err())
@@ -364,30 +364,37 @@ const pageSize = 256
 func (a *Archive) page(from, to []byte) (page []record.Message, next []byte, err error) {
 	done, err := a.use()
 	if err != nil {
-		return nil, from, err
+		return nil, nil, err
 	}
 	defer done()
 	it, err := a.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
 	if err != nil {
-		return nil, from, err
+		return nil, nil, err
 	}
-	for ok := it.First(); ok; ok = it.Next() {
-		if len(page) == pageSize {
-			return page, slices.Clone(it.Key()), it.Close()
-		}
+	for ok := it.First(); ok && next == nil && err == nil; ok = it.Next() {
 		p := positionAt(it.Key())
-		if !a.visible(p) {
-			continue
-		}
-		r, err := a.receipt(p)
-		if err == nil {
+		switch {
+		case len(page) == pageSize:
+			next = slices.Clone(it.Key())
+		case a.visible(p):
 			var m record.Message
-			if m, err = a.message(r.Hash); err == nil {
+			if m, err = a.messageAt(p); err == nil {
 				page = append(page, m)
-				continue
+			} else if errors.Is(err, ErrCorrupt) {
+				// One damaged receipt must not hide all that follow; it is
+				// named in the findings.
+				a.scrub.record(a, &Finding{Position: p, Problem: err.Error(), FoundAt: time.Now().UTC()})
+				err = nil
 			}
 		}
-		return page, slices.Clone(it.Key()), errors.Join(err, it.Close())
 	}
-	return page, nil, it.Close()
+	return page, next, cmp.Or(err, it.Error(), it.Close())
+}
+
+func (a *Archive) messageAt(p record.Position) (record.Message, error) {
+	r, err := a.receipt(p)
+	if err != nil {
+		return record.Message{}, err
+	}
+	return a.message(r.Hash)
 }
