@@ -2,6 +2,7 @@ package archive
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -87,7 +88,7 @@ func (a *Archive) events() *pebble.EventListener {
 type pebbleLog struct{ a *Archive }
 
 func (l pebbleLog) Infof(format string, args ...any) {
-	if l.a.log.Enabled(nil, slog.LevelDebug) {
+	if l.a.log.Enabled(context.Background(), slog.LevelDebug) {
 		l.a.log.Debug("database", "text", fmt.Sprintf(format, args...))
 	}
 }

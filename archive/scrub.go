@@ -84,10 +84,10 @@ func (s *scrubber) run(ctx context.Context, a *Archive) error {
 				continue
 			}
 		}
-		if err := s.finish(ctx, a, pass); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		switch err := s.finish(ctx, a, pass); {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
 			return fmt.Errorf("background check: %w", err)
 		}
 	}

@@ -181,7 +181,8 @@ func TestEnvelopeFrom(t *testing.T) {
 		"unusable":    {"Return-Path: x\nFrom: a@example.com\n", "a@example.com", nil},
 		"every recipient": {
 			"To: a@e.x\nCc: b@e.x\nBcc: c@e.x\nResent-To: d@e.x\nResent-Cc: e@e.x\nResent-Bcc: f@e.x\nDelivered-To: g@e.x\nX-Original-To: h@e.x\nEnvelope-To: i@e.x, a@e.x\nReply-To: no@e.x\n",
-			"", []string{"a@e.x", "b@e.x", "c@e.x", "d@e.x", "e@e.x", "f@e.x", "g@e.x", "h@e.x", "i@e.x"},
+			"",
+			[]string{"a@e.x", "b@e.x", "c@e.x", "d@e.x", "e@e.x", "f@e.x", "g@e.x", "h@e.x", "i@e.x"},
 		},
 		"nothing": {"", "", nil},
 	} {

@@ -77,7 +77,7 @@ type source struct {
 func (s *source) walk(paths []string) {
 	for _, p := range paths {
 		info, err := os.Stat(p)
-		ok := true
+		var ok bool
 		switch {
 		case err != nil:
 			ok = s.fail(p, err)

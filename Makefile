@@ -1,0 +1,55 @@
+# chainmail: `make help` lists the targets.
+
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+FUZZTIME  ?= 30s
+BENCHARGS ?=
+DATA      ?= ./data
+SMTP      ?= 127.0.0.1:2525
+HTTP      ?= 127.0.0.1:8025
+
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# The C compiler is for zstd; netgo and osusergo keep the C library's resolver
+# out, so that the binary can be static.
+export CGO_ENABLED = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help build run setup test lint fuzz bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/chainmail, one static binary
+	@packaging/setup.sh build
+	go build -trimpath -tags netgo,osusergo \
+		-ldflags '-s -w -linkmode external -extldflags "-static" -X main.version=$(VERSION)' \
+		-o bin/chainmail ./cmd/chainmail
+
+run: build ## build, then run one node: ./data, SMTP on 127.0.0.1:2525, HTTP on 127.0.0.1:8025
+	@exec bin/chainmail node --data-dir $(DATA) --smtp $(SMTP) --http $(HTTP)
+
+setup: ## install the Debian packages that building and testing need (as root; else name them)
+	@packaging/setup.sh test
+
+test: setup ## set up, then vet and run every test with the race detector
+	go vet ./...
+	CHAINMAIL_REQUIRE_CORPORA=1 go test -race ./...
+
+lint: ## check go.mod, style and formatting (gofumpt, staticcheck and others, see .golangci.yml)
+	go mod tidy -diff
+	go run $(GOLANGCI) run ./...
+
+fuzz: ## run each fuzz target for FUZZTIME (default 30s)
+	@for pkg in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "== $$pkg $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+bench: ## compare with Postfix and a plain go-smtp server (BENCHARGS for its flags)
+	go run ./testcluster/peerbench $(BENCHARGS)
+
+clean: ## remove what make build and the tests made; ./data stays
+	rm -rf bin
+	go clean -testcache -fuzzcache

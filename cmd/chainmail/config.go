@@ -1,0 +1,223 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+	"go.yaml.in/yaml/v3"
+
+	"chainmail/node"
+)
+
+const (
+	systemConfig = "/etc/chainmail/chainmail.yaml" // read when --config is not given and it exists
+	envPrefix    = "CHAINMAIL"
+	// keyDelimiter keeps dots usable in keys: viper would split them.
+	keyDelimiter = "::"
+)
+
+// configFlags are the flags that set a key of the configuration.
+var configFlags = map[string]string{
+	"name":      "name",
+	"data-dir":  "data_dir",
+	"smtp":      "smtp",
+	"http":      "http",
+	"log-level": "log" + keyDelimiter + "level",
+}
+
+// loadConfig returns the effective configuration: flags before environment
+// before file before defaults, and every key that cannot be understood. Whether
+// the values make sense is for node.Config.Validate. The error is a
+// node.Problems too and tells why the file cannot be read at all.
+func loadConfig(file string, flags *pflag.FlagSet) (node.Config, node.Problems, error) {
+	v := viper.NewWithOptions(viper.KeyDelimiter(keyDelimiter), viper.ExperimentalBindStruct())
+	v.SetEnvPrefix(envPrefix)
+	v.SetEnvKeyReplacer(strings.NewReplacer(keyDelimiter, "_"))
+	v.AutomaticEnv()
+	for name, key := range configFlags {
+		// viper would let the empty default of a flag hide the node's own.
+		if f := flags.Lookup(name); f != nil && f.Changed {
+			if err := v.BindPFlag(key, f); err != nil {
+				return node.Config{}, nil, err
+			}
+		}
+	}
+	if file == "" && exists(systemConfig) {
+		file = systemConfig
+	}
+	if file != "" {
+		v.SetConfigFile(file)
+		v.SetConfigType("yaml")
+		if err := v.ReadInConfig(); err != nil {
+			return node.Config{}, nil, node.Problems{fileProblem(file, err)}
+		}
+	}
+	config, problems := decodeConfig(v)
+	return config.Complete(), problems, nil
+}
+
+// decodeConfig is viper's UnmarshalExact with the unknown keys as data instead
+// of in the text of an error, so that each can be named and corrected.
+func decodeConfig(v *viper.Viper) (node.Config, node.Problems) {
+	config := node.Default()
+	var found *mapstructure.Metadata
+	err := v.Unmarshal(&config, func(d *mapstructure.DecoderConfig) {
+		found = &mapstructure.Metadata{}
+		d.Metadata = found
+		d.TagName = "yaml"
+		d.DecodeHook = mapstructure.ComposeDecodeHookFunc(numberToText, mapstructure.TextUnmarshallerHookFunc())
+	})
+	problems := decodeProblems(v, err)
+	known := configKeys()
+	for _, key := range slices.Sorted(slices.Values(found.Unused)) {
+		problems = append(problems, node.Problem{
+			Key: key, What: "unknown key", Value: valueOf(v, key), Do: suggestion(key, known),
+		})
+	}
+	return config, problems
+}
+
+// numberToText lets the sizes and durations judge bare numbers themselves:
+// "idle_timeout: 30" must not become 30 nanoseconds.
+func numberToText(from, to reflect.Type, value any) (any, error) {
+	if to == reflect.TypeFor[node.Size]() || to == reflect.TypeFor[node.Duration]() {
+		if from != to {
+			return fmt.Sprint(value), nil
+		}
+	}
+	return value, nil
+}
+
+// decodeProblems turns mapstructure's tree of errors into one problem a key.
+func decodeProblems(v *viper.Viper, err error) node.Problems {
+	var problems node.Problems
+	switch e := err.(type) { //nolint:errorlint // it walks down the tree itself
+	case nil:
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			problems = append(problems, decodeProblems(v, inner)...)
+		}
+	case *mapstructure.DecodeError:
+		problems = append(problems, decodeProblem(v, e))
+	default:
+		if inner := errors.Unwrap(err); inner != nil {
+			return decodeProblems(v, inner)
+		}
+		problems = append(problems, node.Problem{Key: "configuration", What: "cannot be read", Value: err.Error(), Do: "compare with packaging/chainmail.yaml"})
+	}
+	return problems
+}
+
+func decodeProblem(v *viper.Viper, e *mapstructure.DecodeError) node.Problem {
+	p := node.Problem{Key: e.Name(), Value: valueOf(v, e.Name())}
+	const form = "see packaging/chainmail.yaml for its form"
+	if unconvertible, ok := errors.AsType[*mapstructure.UnconvertibleTypeError](e); ok {
+		p.What, p.Do = "not "+kindName(unconvertible.Expected.Type()), form
+		return p
+	}
+	if _, ok := errors.AsType[*mapstructure.ParseError](e); ok {
+		p.What, p.Do = "not a number", "write digits only"
+		return p
+	}
+	// The text types say all of it: "not a size (9 bottles): write …".
+	if what, do, ok := strings.Cut(e.Unwrap().Error(), " ("); ok {
+		if _, do, ok = strings.Cut(do, "): "); ok {
+			p.What, p.Do = what, do
+			return p
+		}
+	}
+	if strings.HasPrefix(e.Unwrap().Error(), "expected a map") {
+		p.What, p.Do = "not a group of keys", form
+		return p
+	}
+	p.What, p.Do = "not understood: "+e.Unwrap().Error(), form
+	return p
+}
+
+func kindName(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map:
+		return "a group of keys"
+	case reflect.Slice:
+		return "a list"
+	case reflect.Int, reflect.Int64, reflect.Float64:
+		return "a number"
+	default:
+		return "a single value"
+	}
+}
+
+// fileProblem explains why the file as a whole cannot be used.
+func fileProblem(file string, err error) node.Problem {
+	p := node.Problem{Key: "file", Value: file}
+	if parse, ok := errors.AsType[viper.ConfigParseError](err); ok {
+		text := strings.TrimPrefix(strings.Join(strings.Fields(parse.Unwrap().Error()), " "), "yaml: ")
+		p.What, p.Do = "not YAML: "+text, "correct the file; YAML is indented with spaces"
+		return p
+	}
+	p.What, p.Do = "cannot read the file: "+pathCause(err), "name a readable YAML file, see packaging/chainmail.yaml"
+	return p
+}
+
+func pathCause(err error) string {
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+		return pathErr.Err.Error()
+	}
+	return err.Error()
+}
+
+var indexed = regexp.MustCompile(`\[(\d+)\]`)
+
+// valueOf finds what was written under a key such as "connectors[1].tls.mode",
+// in one line.
+func valueOf(v *viper.Viper, key string) string {
+	path := strings.Split(indexed.ReplaceAllString(key, ".$1"), ".")
+	var value any = v.AllSettings()
+	for _, name := range path {
+		switch holder := value.(type) {
+		case map[string]any:
+			value = holder[name]
+		case []any:
+			i := slices.IndexFunc(indices(len(holder)), func(s string) bool { return s == name })
+			if i < 0 {
+				return ""
+			}
+			value = holder[i]
+		}
+	}
+	text := strings.Join(strings.Fields(fmt.Sprint(value)), " ")
+	return truncate(text, 60)
+}
+
+func indices(n int) []string {
+	s := make([]string, n)
+	for i := range s {
+		s[i] = fmt.Sprint(i)
+	}
+	return s
+}
+
+// configYAML prints a configuration in the form of the file.
+func configYAML(c node.Config) (string, error) {
+	var b strings.Builder
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	if err := e.Encode(c); err != nil {
+		return "", err
+	}
+	return b.String(), e.Close()
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
+}

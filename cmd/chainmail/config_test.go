@@ -1,0 +1,152 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"chainmail/node"
+)
+
+func TestConfigCheckRefusesInOneLineEach(t *testing.T) {
+	files, err := filepath.Glob("testdata/config/bad-*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no bad configurations: %v", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			code, stdout, stderr := runCommand(t, "config", "check", "--config", file)
+			if code != exitUsage || stdout != "" {
+				t.Errorf("exit code %d and output %q, want %d and none", code, stdout, exitUsage)
+			}
+			for line := range strings.Lines(stderr) {
+				if !strings.HasPrefix(line, "chainmail: config: ") {
+					t.Errorf("a line that does not say where it is from: %q", line)
+				}
+			}
+			golden(t, strings.TrimSuffix(file, ".yaml")+".err", stderr)
+		})
+	}
+}
+
+func TestConfigCheckPrintsTheEffectiveConfiguration(t *testing.T) {
+	t.Setenv("CHAINMAIL_NAME", "mail-archive-1")
+	t.Setenv("CHAINMAIL_DATA_DIR", filepath.Join(t.TempDir(), "new"))
+	t.Setenv("CHAINMAIL_LIMITS_MAX_MESSAGE_SIZE", "50MiB")
+	t.Setenv("CHAINMAIL_SMTP", "127.0.0.1:2525")
+	code, stdout, stderr := runCommand(t, "config", "check", "--config", "testdata/config/good.yaml")
+	if code != exitOK || stderr != "" {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	stdout = strings.Replace(stdout, os.Getenv("CHAINMAIL_DATA_DIR"), "DIR", 1)
+	golden(t, "testdata/config/good.effective", stdout)
+}
+
+func TestPrintedConfigurationReadsBack(t *testing.T) {
+	t.Setenv("CHAINMAIL_DATA_DIR", t.TempDir())
+	_, first, _ := runCommand(t, "config", "check", "--config", "testdata/config/good.yaml")
+	file := filepath.Join(t.TempDir(), "effective.yaml")
+	if err := os.WriteFile(file, []byte(first), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, second, stderr := runCommand(t, "config", "check", "--config", file); second != first {
+		t.Errorf("exit code %d, %s\nread back as:\n%s\nwant:\n%s", code, stderr, second, first)
+	}
+}
+
+const sample = "../../packaging/chainmail.yaml"
+
+func TestSampleHoldsEveryKeyWithItsDefault(t *testing.T) {
+	text, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal(text, &document); err != nil {
+		t.Fatal(err)
+	}
+	inSample := map[string]string{}
+	flattenYAML(t, "", document.Content[0], inSample, true)
+
+	defaults := node.Default().Complete()
+	defaults.Name = ""
+	effective, err := configYAML(defaults)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want yaml.Node
+	if err := yaml.Unmarshal([]byte(effective), &want); err != nil {
+		t.Fatal(err)
+	}
+	inCode := map[string]string{}
+	flattenYAML(t, "", want.Content[0], inCode, false)
+
+	if !reflect.DeepEqual(inSample, inCode) {
+		t.Errorf("%s and the defaults differ\nsample: %v\ncode:   %v", sample, inSample, inCode)
+	}
+	for _, key := range configKeys() {
+		if _, ok := inSample[strings.ReplaceAll(key, "[]", "[0]")]; !ok {
+			t.Errorf("%s lacks the key %s", sample, key)
+		}
+	}
+}
+
+// flattenYAML collects each key and its value, and wants a comment above each.
+func flattenYAML(t *testing.T, prefix string, n *yaml.Node, into map[string]string, commented bool) {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		name := prefix + key.Value
+		if commented && key.HeadComment == "" && !slices.Contains([]string{"name", "connectors[0].name"}, name) {
+			t.Errorf("%s: no comment above %s", sample, name)
+		}
+		into[name] = ""
+		switch {
+		case value.Kind == yaml.MappingNode:
+			flattenYAML(t, name+".", value, into, commented)
+		case value.Kind == yaml.SequenceNode && len(value.Content) == 1 && value.Content[0].Kind == yaml.MappingNode:
+			into[name+"[0]"] = ""
+			flattenYAML(t, name+"[0].", value.Content[0], into, commented)
+		case value.Kind == yaml.SequenceNode:
+			if len(value.Content) > 0 {
+				t.Errorf("%s: the default of %s is not the empty list", sample, name)
+			}
+		default:
+			into[name] = value.Value
+		}
+	}
+}
+
+func TestFlagsCountBeforeEnvironmentBeforeFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(file, []byte("smtp: ':1001'\nhttp: ':1002'\nname: from-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("CHAINMAIL_HTTP", ":2002")
+	t.Setenv("CHAINMAIL_NAME", "from-env")
+	cmd := newNodeCommand()
+	if err := cmd.ParseFlags([]string{"--name", "from-flag", "--log-level", "debug"}); err != nil {
+		t.Fatal(err)
+	}
+	got, problems, err := loadConfig(file, cmd.Flags())
+	if err != nil || problems != nil {
+		t.Fatal(err, problems)
+	}
+	if got.Name != "from-flag" || got.HTTP != ":2002" || got.SMTP != ":1001" || got.Log.Level != node.LogDebug {
+		t.Errorf("got name %s, http %s, smtp %s, log level %s", got.Name, got.HTTP, got.SMTP, got.Log.Level)
+	}
+}
+
+func TestFlagsThatAreNotGivenChangeNothing(t *testing.T) {
+	got, problems, err := loadConfig("", newNodeCommand().Flags())
+	if err != nil || problems != nil {
+		t.Fatal(err, problems)
+	}
+	if want := node.Default().Complete(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+}

@@ -1,0 +1,31 @@
+// Command chainmail is a highly available e-mail archive: the node that takes
+// mail, and the commands that find, read, export and verify it.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is set by the linker (see the Makefile).
+var version = "devel"
+
+func main() {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go obey(signals, cancel)
+	os.Exit(run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
+}
+
+// obey asks for an orderly end at the first signal and ends the process at the
+// second, with the exit code that shells give to the signal.
+func obey(signals <-chan os.Signal, cancel context.CancelCauseFunc) {
+	cancel(fmt.Errorf("stopped by a signal (%s)", <-signals))
+	if number, ok := (<-signals).(syscall.Signal); ok {
+		os.Exit(128 + int(number))
+	}
+}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func newTokenCommand() *cobra.Command {
+	return group("token", "Make, list and revoke tokens for the HTTP interface",
+		newTokenAPICommand(), newTokenListCommand(), newTokenRevokeCommand())
+}
+
+func newTokenAPICommand() *cobra.Command {
+	var (
+		to      target
+		format  outputFormat
+		name    string
+		expires string
+	)
+	cmd := &cobra.Command{
+		Use:   "api",
+		Short: "Make a token that may read the archive over HTTP",
+		Long: `Makes a bearer token for the HTTP interface. It may read all mail of the node and
+change nothing. The secret alone goes to standard output; it is shown this once,
+the node keeps only its hash.`,
+		Example: `  TOKEN=$(chainmail token api --name backup --expires 90d)
+  curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:8025/api/v1/status`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			until, err := parseExpiry(expires, time.Now())
+			if err != nil {
+				return usageError{err}
+			}
+			c, err := to.client()
+			if err != nil {
+				return err
+			}
+			t, err := c.MakeToken(cmd.Context(), name, until)
+			if err != nil {
+				return err
+			}
+			if format == formatJSON {
+				return printJSON(cmd.OutOrStdout(), t)
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "Token %s (%s), expires: %s. Keep the secret, it is not shown again. Revoke it with: chainmail token revoke %s\n",
+				t.ID, sanitize(t.Name), expiry(t.ExpiresAt), t.ID)
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), t.Secret)
+			return err
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&name, "name", defaultTokenName(), "who or what will use it, for `PEOPLE` to read")
+	flags.StringVar(&expires, "expires", "", "`WHEN` it stops working: 90d, 2027-01-31, 2027-01-31T08:00:00Z (default never)")
+	addOutputFlag(flags, &format)
+	to.addFlags(flags)
+	return cmd
+}
+
+func defaultTokenName() string {
+	if user := os.Getenv("USER"); user != "" {
+		return "made by " + user
+	}
+	return "unnamed"
+}
+
+func newTokenListCommand() *cobra.Command {
+	var (
+		to     target
+		format outputFormat
+	)
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the tokens, without their secrets",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := to.client()
+			if err != nil {
+				return err
+			}
+			tokens, err := c.Tokens(cmd.Context())
+			if err != nil {
+				return err
+			}
+			var rows table
+			rows.add("ID", "MADE", "EXPIRES", "NAME")
+			for _, t := range tokens {
+				if format == formatJSON {
+					if err := printJSON(cmd.OutOrStdout(), t); err != nil {
+						return err
+					}
+				}
+				rows.add(t.ID, shortTime(t.CreatedAt), expiry(t.ExpiresAt), t.Name)
+			}
+			switch {
+			case format == formatJSON:
+				return nil
+			case len(tokens) == 0:
+				fmt.Fprintln(cmd.ErrOrStderr(), "No tokens.")
+				return nil
+			}
+			return rows.print(cmd.OutOrStdout())
+		},
+	}
+	addOutputFlag(cmd.Flags(), &format)
+	to.addFlags(cmd.Flags())
+	return cmd
+}
+
+func newTokenRevokeCommand() *cobra.Command {
+	var to target
+	cmd := &cobra.Command{
+		Use:   "revoke ID",
+		Short: "Revoke a token at once",
+		Args:  oneArgument("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := to.client()
+			if err != nil {
+				return err
+			}
+			if err := c.RevokeToken(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "Token %s is revoked.\n", sanitize(args[0]))
+			return nil
+		},
+	}
+	to.addFlags(cmd.Flags())
+	return cmd
+}
+
+func expiry(t time.Time) string {
+	switch {
+	case t.IsZero():
+		return "never"
+	case t.Before(time.Now()):
+		return shortTime(t) + " (expired)"
+	}
+	return shortTime(t)
+}

@@ -1,0 +1,17 @@
+package httpd
+
+// RouteInfo is what tests may know of a route.
+type RouteInfo struct {
+	Pattern string
+	Open    bool
+	Admin   bool
+	Query   []string
+}
+
+func (s *Server) RouteInfos() []RouteInfo {
+	var infos []RouteInfo
+	for _, rt := range s.routes() {
+		infos = append(infos, RouteInfo{rt.pattern, rt.access == open, rt.access == admin, rt.query})
+	}
+	return infos
+}

@@ -1,0 +1,132 @@
+package httpd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strconv"
+
+	"chainmail/archive"
+	"chainmail/node/api"
+)
+
+// statusError is an error that knows its HTTP status and what to tell the client.
+type statusError struct {
+	code int
+	body api.Error
+}
+
+func (p *statusError) Error() string { return p.body.Error }
+
+func (p *statusError) hint(format string, args ...any) *statusError {
+	p.body.Hint = fmt.Sprintf(format, args...)
+	return p
+}
+
+func badRequest(format string, args ...any) *statusError {
+	return &statusError{http.StatusBadRequest, api.Error{Error: fmt.Sprintf(format, args...)}}
+}
+
+func noToken(why string) *statusError {
+	return &statusError{http.StatusUnauthorized, api.Error{
+		Error: why,
+		Hint:  "send the header 'Authorization: Bearer SECRET'; 'chainmail token api' on the node's machine makes a token",
+	}}
+}
+
+// retryAfter is what a client is told to wait, in seconds, when the node has
+// no memory for its message.
+const retryAfter = 2
+
+// translate is the one place where errors of the archive become statuses.
+func translate(err error) *statusError {
+	if p, ok := errors.AsType[*statusError](err); ok {
+		return p
+	}
+	say := func(code int, hint string) *statusError {
+		return &statusError{code, api.Error{Error: err.Error(), Hint: hint}}
+	}
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return tooLargeProblem(tooLarge.Limit)
+	}
+	switch {
+	case errors.Is(err, archive.ErrNotFound):
+		return say(http.StatusNotFound, "an ID is a SHA-256, the first digits of one, or a position: 'chainmail list' shows them")
+	case errors.Is(err, archive.ErrAmbiguous):
+		return say(http.StatusConflict, "give more digits")
+	case errors.Is(err, archive.ErrBadID):
+		return say(http.StatusBadRequest, "an ID is a SHA-256, at least its first 4 digits, or a position such as 4f2a9c1be0d37786:42")
+	case errors.Is(err, archive.ErrDiskFull):
+		return say(http.StatusInsufficientStorage, "free space on the disk of the data directory, then repeat: what was added stays")
+	case errors.Is(err, archive.ErrBusy):
+		return say(http.StatusServiceUnavailable, "the memory for mail in flight is used up: repeat later")
+	case errors.Is(err, archive.ErrClosed):
+		return say(http.StatusServiceUnavailable, "the node is shutting down: start it again, then repeat")
+	case errors.Is(err, archive.ErrCorrupt):
+		return say(http.StatusInternalServerError, "the stored bytes are damaged: 'chainmail verify' lists all such messages")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return say(http.StatusRequestTimeout, "the body stopped arriving: send it again")
+	default:
+		return say(http.StatusInternalServerError, "the node's log has the details")
+	}
+}
+
+func tooLargeProblem(limit int64) *statusError {
+	return &statusError{http.StatusRequestEntityTooLarge, api.Error{
+		Error: fmt.Sprintf("the request is larger than the limit of %d bytes", limit),
+		Hint:  "for messages the limit is the node's largest message size",
+	}}
+}
+
+// fail answers a request with err. When an answer has begun, or the client is
+// gone, the connection is broken: nothing else can tell the client.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if m, ok := w.(*meter); ok && m.code != 0 {
+		level := slog.LevelDebug // the client went away
+		if errors.Is(err, archive.ErrCorrupt) {
+			level = slog.LevelError
+		}
+		s.opts.Logger.Log(r.Context(), level, "HTTP answer broken off", "method", r.Method, "path", r.URL.Path, "err", err)
+		panic(http.ErrAbortHandler)
+	}
+	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
+		panic(http.ErrAbortHandler)
+	}
+	p := translate(err)
+	switch {
+	case p.code == http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="chainmail"`)
+	case errors.Is(err, archive.ErrBusy):
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+	case p.code == http.StatusInternalServerError:
+		s.opts.Logger.Error("HTTP request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	if p.code == http.StatusRequestEntityTooLarge || p.code == http.StatusRequestTimeout {
+		w.Header().Set("Connection", "close") // the rest of the body is not worth reading
+	}
+	writeJSON(w, p.code, p.body)
+}
+
+// writeJSON answers with v. A failed write needs no handling: the client is
+// gone, and net/http knows.
+func writeJSON(w http.ResponseWriter, code int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("httpd: %T cannot be JSON: %v", v, err))
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)+1))
+	w.WriteHeader(code)
+	_, _ = w.Write(append(body, '\n'))
+}
+
+func (s *Server) logPanic(r *http.Request, p any) {
+	s.opts.Logger.Error("HTTP handler panicked", "method", r.Method, "path", r.URL.Path,
+		"err", fmt.Sprint(p), "stack", string(debug.Stack()))
+}

@@ -1,0 +1,236 @@
+package httpd
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/net/netutil"
+
+	"chainmail/archive"
+	"chainmail/archive/record"
+	"chainmail/node/api"
+)
+
+// Archive is what the server reads of the archive.
+type Archive interface {
+	Resolve(id string) ([]record.Hash, error)
+	Message(h record.Hash) (record.Message, error)
+	Body(h record.Hash) (io.ReadCloser, error)
+	Messages(ctx context.Context, q archive.Query) iter.Seq2[record.Message, error]
+	Verify(ctx context.Context, report func(archive.Progress)) error
+	Stats() archive.Stats
+}
+
+// Draft is a message on its way into the archive.
+type Draft interface {
+	io.Writer
+	Commit(e record.Envelope) (record.Receipt, error)
+	Discard()
+}
+
+// Options says what a server serves, and where.
+type Options struct {
+	Archive Archive
+	// Begin starts the draft of an imported message, or says why the archive
+	// takes none at present.
+	Begin func(ctx context.Context) (Draft, error)
+	// Status tells what the node knows of itself: name, version, state, reason,
+	// start, data directory and listeners. The server adds the archive's part.
+	// A state other than active makes /readyz answer 503.
+	Status func() api.Status
+
+	Address string      // of the TCP listener, "host:port"; empty: none
+	TLS     *tls.Config // for the TCP listener; nil: plain text
+	Socket  string      // path of the unix socket
+	Tokens  string      // path of the file that keeps the API tokens
+
+	MaxMessageSize int64         // of an imported message, in bytes; 0: 150 MiB
+	Grace          time.Duration // for requests in flight when Run ends; 0: 10 s
+	Stall          time.Duration // after which a peer that sends or takes no byte is cut off; 0: 30 s
+
+	Logger   *slog.Logger
+	Registry *prometheus.Registry // takes the server's metrics, and is served at /metrics
+}
+
+const (
+	defaultMaxMessageSize = 150 << 20
+	defaultGrace          = 10 * time.Second
+	defaultStall          = 30 * time.Second
+
+	headerTimeout  = 10 * time.Second // for a request's header to arrive
+	idleTimeout    = 2 * time.Minute  // between requests of one connection
+	maxHeaderBytes = 32 << 10
+	maxConnections = 1024 // on each listener; more wait to be accepted
+)
+
+// Server serves the HTTP interface of one node.
+type Server struct {
+	opts    Options
+	tokens  *tokenStore
+	imports keyedLocks
+	metrics metrics
+	// stopping is closed when Run begins to end: streams that could last for
+	// hours look at it.
+	stopping chan struct{}
+
+	admin, tcp net.Listener
+}
+
+// New checks the options and reads the token file. It opens no listener.
+func New(o Options) (*Server, error) {
+	switch {
+	case o.Archive == nil || o.Begin == nil || o.Status == nil || o.Logger == nil || o.Registry == nil:
+		return nil, errors.New("httpd: Archive, Begin, Status, Logger and Registry must be set")
+	case o.Socket == "" || o.Tokens == "":
+		return nil, errors.New("httpd: Socket and Tokens must be set")
+	case o.MaxMessageSize < 0:
+		return nil, fmt.Errorf("httpd: MaxMessageSize is %d bytes: it must not be negative", o.MaxMessageSize)
+	}
+	if err := checkSocketPath(o.Socket); err != nil {
+		return nil, err
+	}
+	o.MaxMessageSize = cmp.Or(o.MaxMessageSize, defaultMaxMessageSize)
+	o.Grace = cmp.Or(o.Grace, defaultGrace)
+	o.Stall = cmp.Or(o.Stall, defaultStall)
+	tokens, err := openTokenStore(o.Tokens)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{opts: o, tokens: tokens, stopping: make(chan struct{})}
+	if s.metrics, err = newMetrics(o.Registry); err != nil {
+		return nil, fmt.Errorf("httpd: registering metrics: %w", err)
+	}
+	return s, nil
+}
+
+// Listen opens both listeners, so that a node can refuse to start when an
+// address is taken. Run calls it when nobody did.
+func (s *Server) Listen(ctx context.Context) error {
+	admin, err := listenSocket(ctx, s.opts.Socket)
+	if err != nil {
+		return err
+	}
+	if s.opts.Address != "" {
+		tcp, err := new(net.ListenConfig).Listen(ctx, "tcp", s.opts.Address)
+		if err != nil {
+			_ = admin.Close()
+			return fmt.Errorf("cannot listen for HTTP on %s: %w: choose another address with --http", s.opts.Address, err)
+		}
+		s.tcp = netutil.LimitListener(tcp, maxConnections)
+	}
+	s.admin = netutil.LimitListener(admin, maxConnections)
+	return nil
+}
+
+// Addr is the address of the TCP listener, nil before Listen or when there is
+// none.
+func (s *Server) Addr() net.Addr {
+	if s.tcp == nil {
+		return nil
+	}
+	return s.tcp.Addr()
+}
+
+// Close closes the listeners of a server that will not Run.
+func (s *Server) Close() error {
+	var errs []error
+	for _, l := range []net.Listener{s.admin, s.tcp} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Run serves until ctx ends, lets requests in flight finish for the grace
+// time, and returns nil; or it returns the error of a listener that failed. A
+// server runs once.
+func (s *Server) Run(ctx context.Context) error {
+	if s.admin == nil {
+		if err := s.Listen(ctx); err != nil {
+			return err
+		}
+	}
+	routes := s.routes()
+	local, public := s.server(handler(s, routes, true)), s.server(handler(s, routes, false))
+	failed := make(chan error, 2)
+	running := 1
+	go func() { failed <- local.Serve(s.admin) }()
+	s.opts.Logger.Info("HTTP for the administrator", "socket", s.opts.Socket)
+	if s.tcp != nil {
+		running++
+		go func() { failed <- s.serveTCP(public) }()
+		s.opts.Logger.Info("HTTP", "address", s.tcp.Addr().String(), "tls", s.opts.TLS != nil)
+	}
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		running--
+		err = fmt.Errorf("serving HTTP: %w", err)
+	}
+	close(s.stopping)
+	s.shutdown(public, local)
+	for range running {
+		if e := <-failed; !errors.Is(e, http.ErrServerClosed) {
+			err = cmp.Or(err, fmt.Errorf("serving HTTP: %w", e))
+		}
+	}
+	return err
+}
+
+func (s *Server) serveTCP(public *http.Server) error {
+	if s.opts.TLS == nil {
+		return public.Serve(s.tcp)
+	}
+	public.TLSConfig = s.opts.TLS.Clone()
+	return public.ServeTLS(s.tcp, "", "") // certificates come from the config
+}
+
+// shutdown closes the listeners, waits for requests in flight and, when they
+// outlast the grace time, breaks their connections.
+func (s *Server) shutdown(servers ...*http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Grace)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, srv := range servers {
+		wg.Go(func() {
+			if err := srv.Shutdown(ctx); err != nil {
+				s.opts.Logger.Warn("HTTP requests cut off at shutdown", "grace", s.opts.Grace.String(), "err", err)
+				_ = srv.Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// server has no ReadTimeout and no WriteTimeout because a large message may
+// take its time: it is the stalled peer that is cut off (see limits.go).
+func (s *Server) server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.opts.Logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// DefaultSocket and DefaultTokens name the files of a data directory.
+func DefaultSocket(dataDir string) string { return filepath.Join(dataDir, "admin.sock") }
+
+// DefaultTokens is where the API tokens of a data directory are kept.
+func DefaultTokens(dataDir string) string { return filepath.Join(dataDir, "tokens.json") }

@@ -1,0 +1,179 @@
+// Package node is the composition root: it builds the parts of a node from a
+// Config, starts them in one order and stops them in the reverse.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"chainmail/archive"
+	"chainmail/node/api"
+	"chainmail/node/httpd"
+	"chainmail/node/smtpd"
+)
+
+// Options are what a node is given by its program rather than its operator.
+type Options struct {
+	Logger  *slog.Logger // nil: silent
+	Version string       // of the program, for status and metrics
+	// Ready is called once, when all listeners take connections. Nil: nobody
+	// is told.
+	Ready func()
+}
+
+// Node is one node of the archive.
+type Node struct {
+	config   Config
+	options  Options
+	log      *slog.Logger
+	registry *prometheus.Registry
+	started  time.Time
+	state    atomic.Value // string, one of api.State…
+
+	archive *archive.Archive
+	smtp    *smtpd.Server
+	http    *httpd.Server
+}
+
+// New checks the effective configuration (see Config.Complete) and starts
+// nothing. Its error is a Problems when the configuration is at fault.
+func New(c Config, o Options) (*Node, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	n := &Node{config: c, options: o, log: o.Logger.With("node", c.Name), registry: prometheus.NewRegistry()}
+	n.state.Store(api.StateStarting)
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "chainmail_build_info",
+		Help: "Always 1; the labels say which version runs under which node name.",
+	}, []string{"version", "node"})
+	build.WithLabelValues(o.Version, c.Name).Set(1)
+	n.registry.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return n, nil
+}
+
+// SocketPath is where the commands reach the node of a data directory.
+func SocketPath(dataDir string) string { return filepath.Join(dataDir, adminSocket) }
+
+// ArchiveDir is where a data directory keeps its mail.
+func ArchiveDir(dataDir string) string { return filepath.Join(dataDir, "archive") }
+
+// Run opens the archive and all listeners, and serves until ctx ends or a part
+// fails. A node runs once.
+//
+// The parts depend on one another from the bottom up, so they start in this
+// order and stop in the reverse:
+//
+//	readiness   first of all /readyz says no, so that balancers look elsewhere
+//	SMTP, LMTP  then clients get 421; mail in flight finishes and is committed
+//	HTTP        stays until then, so that the drain can be watched
+//	archive     closes when nobody can write or read any more
+func (n *Node) Run(ctx context.Context) error {
+	n.started = time.Now()
+	if err := n.open(ctx); err != nil {
+		return err
+	}
+	err := runStack(ctx, []part{
+		{"archive", n.archive.Run},
+		{"HTTP", n.http.Run},
+		{"SMTP", n.smtp.Run},
+		{"readiness", n.beReady},
+	})
+	if errClose := n.archive.Close(); errClose != nil {
+		err = errors.Join(err, fmt.Errorf("closing the archive: %w", errClose))
+	}
+	return err
+}
+
+// open builds every part and its listeners, so that a node with one bad address
+// never takes a mail. What was opened is closed again when a later part fails.
+func (n *Node) open(ctx context.Context) (err error) {
+	var undo []func() error
+	defer func() {
+		for i := len(undo); err != nil && i > 0; i-- {
+			err = errors.Join(err, undo[i-1]())
+		}
+	}()
+	if err := os.MkdirAll(n.config.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w: create it, or choose another with --data-dir", err)
+	}
+	if n.archive, err = archive.Open(n.archiveOptions()); err != nil {
+		return err
+	}
+	undo = append(undo, n.archive.Close)
+
+	httpOptions, err := n.httpOptions()
+	if err != nil {
+		return err
+	}
+	if n.http, err = httpd.New(httpOptions); err != nil {
+		return err
+	}
+	if err := n.http.Listen(ctx); err != nil {
+		return err
+	}
+	undo = append(undo, n.http.Close)
+
+	smtpOptions, err := n.smtpOptions()
+	if err != nil {
+		return err
+	}
+	if n.smtp, err = smtpd.New(smtpOptions); err != nil {
+		return err
+	}
+	return n.smtp.Open()
+}
+
+// beReady is the uppermost part: while it runs, the node is ready.
+func (n *Node) beReady(ctx context.Context) error {
+	n.state.Store(api.StateActive)
+	n.log.Info("ready", "version", n.options.Version, "store", n.archive.Stats().Store)
+	if n.options.Ready != nil {
+		n.options.Ready()
+	}
+	<-ctx.Done()
+	n.state.Store(api.StateDraining)
+	n.log.Info("draining: new mail is answered 421, mail in flight finishes")
+	return nil
+}
+
+// Status is what the node knows of itself; httpd adds the archive's figures.
+func (n *Node) Status() api.Status {
+	s := api.Status{
+		Node:      n.config.Name,
+		Version:   n.options.Version,
+		State:     n.state.Load().(string),
+		StartedAt: n.started.UTC(),
+		DataDir:   n.config.DataDir,
+		Listeners: n.listeners(),
+	}
+	if full := n.archive.Accepting(); full != nil && s.State == api.StateActive {
+		s.State, s.Reason = api.StateFull, full.Error()
+	}
+	return s
+}
+
+// Addrs are the addresses that the node listens on, by the connectors' names
+// and "http": known once the node is ready.
+func (n *Node) Addrs() map[string]string {
+	addrs := map[string]string{}
+	for _, l := range n.smtp.Listeners() {
+		addrs[l.Name] = l.Address
+	}
+	if a := n.http.Addr(); a != nil {
+		addrs["http"] = a.String()
+	}
+	return addrs
+}
