@@ -139,6 +139,9 @@ func open(o Options, readOnly bool) (*Archive, error) {
 	a.compressors.New = func() any { return newCompressor() }
 	a.metrics = newMetrics(a)
 	po := a.pebbleOptions()
+	if found, err := pebble.Peek(o.Dir, po.FS); readOnly && (err != nil || !found.Exists) {
+		return nil, fmt.Errorf("archive %s: there is no archive: name the data directory of a node", o.Dir)
+	}
 	db, err := pebble.Open(o.Dir, po)
 	if err != nil {
 		return nil, openError(o.Dir, err)
@@ -157,8 +160,6 @@ func open(o Options, readOnly bool) (*Archive, error) {
 
 func openError(dir string, err error) error {
 	switch {
-	case isMissing(err):
-		return fmt.Errorf("archive %s: there is no archive: name the data directory of a node (%w)", dir, err)
 	case isLocked(err):
 		return fmt.Errorf("archive %s: another process is using it: stop that node first, or give this one its own data directory (%w)", dir, err)
 	case errors.Is(err, os.ErrPermission):

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -336,9 +337,11 @@ func TestRefusalsNameTheDirectory(t *testing.T) {
 	}
 }
 
-func TestDiskFull(t *testing.T) {
+func TestDiskFull(t *testing.T) { synctest.Test(t, testDiskFull) }
+
+func testDiskFull(t *testing.T) {
 	free := int64(100 << 20)
-	a := open(t, archive.Options{MinFree: 50 << 20, FreeSpace: func(string) (int64, error) { return free, nil }})
+	a := open(t, archive.Options{Dir: "archive", Disk: archive.NewDisk(), MinFree: 50 << 20, FreeSpace: func(string) (int64, error) { return free, nil }})
 	first := mustPut(t, a, message(1, 1000), record.Envelope{})
 	wait := func() { // the guard asks twice a second
 		time.Sleep(510 * time.Millisecond)

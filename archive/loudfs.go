@@ -2,28 +2,17 @@ package archive
 
 import (
 	"fmt"
-	"path/filepath"
-	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// loudFS ends the process when a file that carries promises cannot be written
-// or any file cannot be synced, before the database learns of it. The database
-// would panic in some of these places and try again in others; after a failed
-// sync a second one may succeed although the data is lost.
-//
-// Tables and blobs are not promises: their contents are still in the log, and
-// the database writes them again.
+// loudFS ends the process when a file cannot be written or synced, before the
+// database learns of it. The database would panic in some of these places and
+// try again in others; after a failed sync a second one may succeed although
+// the data is lost.
 type loudFS struct {
 	vfs.FS
 	fatal func(error)
-}
-
-// promising reports whether the file holds what is nowhere else yet.
-func promising(name string) bool {
-	base := filepath.Base(name)
-	return strings.HasSuffix(base, ".log") || strings.HasPrefix(base, "MANIFEST-")
 }
 
 func (l loudFS) loud(op, name string, err error) error {
@@ -34,10 +23,7 @@ func (l loudFS) loud(op, name string, err error) error {
 }
 
 func (l loudFS) wrap(name string, f vfs.File, err error) (vfs.File, error) {
-	if promising(name) {
-		err = l.loud("create", name, err)
-	}
-	if err != nil {
+	if err := l.loud("create", name, err); err != nil {
 		return nil, err
 	}
 	return loudFile{f, l, name}, nil
@@ -55,7 +41,10 @@ func (l loudFS) ReuseForWrite(old, name string, c vfs.DiskWriteCategory) (vfs.Fi
 
 func (l loudFS) OpenDir(name string) (vfs.File, error) {
 	f, err := l.FS.OpenDir(name)
-	return l.wrap(name, f, err)
+	if err != nil {
+		return nil, err
+	}
+	return loudFile{f, l, name}, nil
 }
 
 type loudFile struct {
@@ -66,10 +55,7 @@ type loudFile struct {
 
 func (f loudFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
-	if promising(f.name) {
-		err = f.fs.loud("write", f.name, err)
-	}
-	return n, err
+	return n, f.fs.loud("write", f.name, err)
 }
 
 func (f loudFile) Sync() error { return f.fs.loud("sync", f.name, f.File.Sync()) }

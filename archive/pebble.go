@@ -3,13 +3,13 @@ package archive
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/cockroachdb/errors" // knows the marks on pebble's errors
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -105,6 +105,3 @@ func (l pebbleLog) Fatalf(format string, args ...any) {
 func isLocked(err error) bool {
 	return errors.Is(err, syscall.EAGAIN) || strings.Contains(err.Error(), "lock held by current process")
 }
-
-// isMissing reports whether there is no database.
-func isMissing(err error) bool { return errors.Is(err, pebble.ErrDBDoesNotExist) }

@@ -71,7 +71,7 @@ func (s *scrubber) load(a *Archive) error {
 
 // run makes pass after pass until ctx ends.
 func (s *scrubber) run(ctx context.Context, a *Archive) error {
-	for {
+	for ctx.Err() == nil {
 		pass := s.current()
 		if pass.Done {
 			if !sleep(ctx, time.Until(pass.StartedAt.Add(a.opts.ScrubPeriod))) {
@@ -84,13 +84,11 @@ func (s *scrubber) run(ctx context.Context, a *Archive) error {
 				continue
 			}
 		}
-		switch err := s.finish(ctx, a, pass); {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
+		if err := s.finish(ctx, a, pass); err != nil {
 			return fmt.Errorf("background check: %w", err)
 		}
 	}
+	return nil
 }
 
 // begin starts a pass over what the logs hold now.
@@ -105,7 +103,7 @@ func (s *scrubber) begin(a *Archive) scrubPass {
 	return pass
 }
 
-// finish goes on with a pass to its end.
+// finish goes on with a pass to its end, or until ctx ends.
 func (s *scrubber) finish(ctx context.Context, a *Archive, pass scrubPass) error {
 	defer func() { s.save(a, pass) }()
 	for saved := time.Now(); pass.Checked < pass.Total; {
@@ -130,7 +128,7 @@ func (s *scrubber) finish(ctx context.Context, a *Archive, pass scrubPass) error
 			s.save(a, pass)
 		}
 		if !sleep(ctx, pass.wait(time.Now(), a.opts.ScrubPeriod)) {
-			return ctx.Err()
+			return nil
 		}
 	}
 	pass.Done, pass.FinishedAt = true, time.Now().UTC()

@@ -108,10 +108,11 @@ func (s *session) begin() {
 func (s *session) write(p []byte) error {
 	s.size += int64(len(p))
 	l := s.gate.link
+	refused := s.refused()
 	switch {
-	case s.failure != nil && s.size > l.limits.flood():
+	case refused && s.size > l.limits.flood():
 		return errFlood
-	case s.failure != nil:
+	case refused:
 	case s.size > l.limits.MaxMessageSize:
 		s.fail(l.refuse(reasonSize, s.tooLarge()))
 	default:
@@ -130,6 +131,8 @@ func (s *session) keep(p []byte) {
 		_, _ = s.journal.Write(p) // Close tells
 	}
 }
+
+func (s *session) refused() bool { return s.failure != nil }
 
 func (s *session) fail(why *smtp.SMTPError) {
 	s.giveUp()
