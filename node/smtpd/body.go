@@ -113,7 +113,15 @@ func (g *gate) readExactly(n int64, sink func([]byte) error) error {
 }
 
 // pieceDeadline is the time until which the next piece of a body must come. It
-// starts anew with every piece: a large mail on a slow line is no idle client.
+// starts anew with every piece, for a large mail on a slow line is no idle
+// client; but a body that falls below minBodyRate altogether is one that holds
+// memory and a connection on purpose.
 func (g *gate) pieceDeadline() time.Time {
-	return time.Now().Add(g.link.limits.IdleTimeout)
+	idle := g.link.limits.IdleTimeout
+	s := g.session
+	slowest := s.began.Add(idle + time.Duration(s.size)*time.Second/minBodyRate)
+	if next := time.Now().Add(idle); s.began.IsZero() || next.Before(slowest) {
+		return next
+	}
+	return slowest
 }

@@ -153,6 +153,7 @@ const (
 	maxHeloLength        = 255  // bytes; the length of a domain name
 	commandBuffer        = 4 << 10
 	bodyBuffer           = 64 << 10 // also the longest command line
+	minBodyRate          = 256      // bytes a second, over a whole body
 	maxSkippedLine       = 1 << 20  // bytes of a longer one that are skipped
 	maxGatheredReplies   = 64 << 10
 	maxClientsRemembered = 10_000

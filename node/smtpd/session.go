@@ -27,7 +27,8 @@ type session struct {
 	to    []string
 	body  bool // the body has begun
 	size  int64
-	draft Draft // nil before the body, and when it was refused
+	began time.Time // of the body; zero before it
+	draft Draft     // nil before the body, and when it was refused
 	// journal sees the bytes that draft sees; nil when none is looked for.
 	journal JournalParser
 	failure *smtp.SMTPError // why the body is refused; the rest of it is dropped
@@ -95,7 +96,7 @@ func (s *session) begin() {
 	if s.body {
 		return
 	}
-	s.body = true
+	s.body, s.began = true, time.Now()
 	l := s.gate.link
 	s.draft = l.server.opts.Begin(l.ctx)
 	if l.connector.Journal == JournalExchange {
@@ -233,7 +234,7 @@ func (s *session) giveUp() {
 // Reset ends the transaction.
 func (s *session) Reset() {
 	s.giveUp()
-	s.open, s.body = false, false
+	s.open, s.body, s.began = false, false, time.Time{}
 	s.from, s.to = "", nil
 	s.size, s.failure = 0, nil
 }

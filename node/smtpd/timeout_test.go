@@ -1,6 +1,7 @@
 package smtpd_test
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"strings"
@@ -119,10 +120,49 @@ func TestSlowCommandLine(t *testing.T) {
 	})
 }
 
+// A body may come slowly, but not a byte now and then for ever.
+func TestDrippingBody(t *testing.T) {
+	for _, tt := range []struct {
+		pieces int
+		size   int
+		ends   bool
+	}{
+		{pieces: 60, size: 1, ends: true},
+		{pieces: 60, size: 60 * 300},
+	} {
+		inVirtualTime(t, nil, func(t *testing.T, _ *smtpd.Server, a *archive, p *pipes) {
+			c := p.dial(t)
+			c.want("220")
+			c.cmd("EHLO x", "250")
+			c.envelope()
+			c.cmd("DATA", "354")
+			began := time.Now()
+			go func() {
+				for range tt.pieces {
+					if _, err := c.Write(bytes.Repeat([]byte("x"), tt.size)); err != nil {
+						return
+					}
+					time.Sleep(time.Minute)
+				}
+				_, _ = c.Write([]byte("\r\n.\r\n"))
+			}()
+			if tt.ends {
+				c.want("421 4.4.2")
+				c.wantClosed()
+				within(t, "closed", began, 5*time.Minute)
+			} else {
+				c.want("250 2.0.0")
+			}
+			c.Close()
+			time.Sleep(2 * time.Minute)
+		})
+	}
+}
+
 // Trap 1 of go-smtp: after its time-out it reads the rest of the body as
 // commands, and a forged mail comes in.
 func TestBodyTimeoutNeverMakesCommands(t *testing.T) {
-	for _, begin := range []string{"DATA\r\nhalf a mail\r\n", "BDAT 1000\r\nhalf a mail\r\n", "BDAT 1000 LAST\r\nhalf a mail\r\n"} {
+	for _, begin := range []string{"DATA\r\nhalf a mail\r\n", "BDAT 1000000\r\nhalf a mail\r\n", "BDAT 1000000 LAST\r\nhalf a mail\r\n"} {
 		inVirtualTime(t, nil, func(t *testing.T, _ *smtpd.Server, a *archive, p *pipes) {
 			c := p.dial(t)
 			c.want("220")
@@ -137,7 +177,7 @@ func TestBodyTimeoutNeverMakesCommands(t *testing.T) {
 				// Twice in time, then too late.
 				for _, wait := range []time.Duration{4, 4, 6} {
 					time.Sleep(wait * time.Minute)
-					if _, err := c.Write([]byte("more\r\n")); err != nil {
+					if _, err := c.Write(bytes.Repeat([]byte("more\r\n"), 20_000)); err != nil {
 						return
 					}
 				}
