@@ -134,11 +134,17 @@ func TestDamagedLogTailIsNotSilent(t *testing.T) {
 				t.Errorf("damage at %v: message %v: %v, named as lost: %v", part, p, err, lost[p])
 			}
 		}
+		for _, f := range verify(t, b) {
+			delete(lost, f.Position)
+		}
+		if len(lost) > 0 {
+			t.Errorf("damage at %v: Verify does not name %v", part, lost)
+		}
 		r := mustPut(t, b, []byte("new mail"), record.Envelope{})
 		if _, used := acked[r.Position]; used {
 			t.Errorf("damage at %v: position %v is used twice", part, r.Position)
 		}
-		t.Logf("damage at %v: %d lost and named, new store: %v", part, len(lost), b.Store() != a.Store())
+		t.Logf("damage at %v: %d lost and named, new store: %v", part, b.Stats().Scrub.Bad, b.Store() != a.Store())
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
 		}

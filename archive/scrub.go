@@ -216,12 +216,26 @@ func (s *scrubber) state() ScrubState {
 		StartedAt: s.pass.StartedAt, FinishedAt: s.pass.FinishedAt,
 		Checked: s.pass.Checked, Total: s.pass.Total, Bad: uint64(len(s.found)),
 	}
-	for _, f := range s.found {
-		st.Findings = append(st.Findings, *f)
-	}
-	slices.SortFunc(st.Findings, func(x, y Finding) int { return x.Position.Compare(y.Position) })
+	st.Findings = s.sorted(func(record.Position) bool { return true })
 	st.Findings = st.Findings[:min(len(st.Findings), maxFindings)]
 	return st
+}
+
+// beyond gives the findings about receipts that are no longer in their logs.
+func (s *scrubber) beyond(states map[record.StoreID]logState) []Finding {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sorted(func(p record.Position) bool { return p.Seq > states[p.Store].mark })
+}
+
+func (s *scrubber) sorted(want func(record.Position) bool) (fs []Finding) {
+	for p, f := range s.found {
+		if want(p) {
+			fs = append(fs, *f)
+		}
+	}
+	slices.SortFunc(fs, func(x, y Finding) int { return x.Position.Compare(y.Position) })
+	return fs
 }
 
 // put sets a key, or deletes it when v is nil, some time soon: what the

@@ -28,13 +28,15 @@ type Progress struct {
 }
 
 // Verify reads every receipt, every body and every index entry that should
-// lead to them, and checks each body against its SHA-256. It tells progress
+// lead to them, and checks each body against its SHA-256. Receipts that are
+// known to be gone from the end of a log are findings too. It tells progress
 // after every receipt; report must not keep p.Finding's address. An error
 // means that it could not go on, not that something was found.
 func (a *Archive) Verify(ctx context.Context, report func(Progress)) error {
 	states := a.snapshot()
 	states[a.store] = logState{mark: record.Seq(a.durable.Load())}
-	var p Progress
+	gone := a.scrub.beyond(states)
+	p := Progress{Total: uint64(len(gone))}
 	for _, s := range states {
 		p.Total += uint64(s.mark)
 	}
@@ -52,6 +54,11 @@ func (a *Archive) Verify(ctx context.Context, report func(Progress)) error {
 			p.Finding = finding
 			report(p)
 		}
+	}
+	for i := range gone {
+		p.Checked++
+		p.Finding = &gone[i]
+		report(p)
 	}
 	return nil
 }
