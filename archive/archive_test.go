@@ -13,7 +13,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -278,6 +280,11 @@ func TestListByTimeAndAfter(t *testing.T) {
 		}
 		return hs
 	}
+	newest := func(from, to int) []record.Hash {
+		hs := want(from, to)
+		slices.Reverse(hs)
+		return hs
+	}
 	for name, tt := range map[string]struct {
 		q    archive.Query
 		want []record.Hash
@@ -290,6 +297,14 @@ func TestListByTimeAndAfter(t *testing.T) {
 		"after hash":  {archive.Query{After: rs[299].Hash.String(), Until: rs[301].ReceivedAt}, want(300, 301)},
 		"future":      {archive.Query{Since: time.Now().Add(time.Hour)}, nil},
 		"before 1970": {archive.Query{Since: time.Unix(-1e9, 0), Until: time.Unix(-1, 0)}, nil},
+		"upside down": {archive.Query{After: rs[20].Hash.String(), Until: rs[10].ReceivedAt}, nil},
+
+		"newest":             {archive.Query{Newest: true}, newest(0, 600)},
+		"newest since":       {archive.Query{Newest: true, Since: rs[590].ReceivedAt}, newest(590, 600)},
+		"newest window":      {archive.Query{Newest: true, Since: rs[3].ReceivedAt, Until: rs[300].ReceivedAt}, newest(3, 300)},
+		"newest after":       {archive.Query{Newest: true, After: rs[299].Position.String()}, newest(0, 299)},
+		"newest after until": {archive.Query{Newest: true, After: rs[299].Hash.String(), Until: rs[10].ReceivedAt}, newest(0, 10)},
+		"newest upside down": {archive.Query{Newest: true, After: rs[10].Hash.String(), Since: rs[20].ReceivedAt}, nil},
 	} {
 		if d := cmp.Diff(tt.want, hashes(tt.q)); d != "" {
 			t.Errorf("%s (-want +got):\n%s", name, d)
@@ -298,6 +313,97 @@ func TestListByTimeAndAfter(t *testing.T) {
 	for _, err := range a.Messages(t.Context(), archive.Query{After: "0000000000000001:1"}) {
 		if !errors.Is(err, archive.ErrNotFound) {
 			t.Errorf("after an unknown message: %v", err)
+		}
+	}
+}
+
+// TestListWhileMailArrives reads everything in small pages, in both orders,
+// while several clients hand in more, some of it a second time.
+func TestListWhileMailArrives(t *testing.T) {
+	for _, newest := range []bool{false, true} {
+		t.Run(fmt.Sprintf("newest=%v", newest), func(t *testing.T) {
+			a := open(t, archive.Options{Disk: archive.NewDisk(), Dir: "a"})
+			var want, got []record.Hash
+			for i := range uint64(300) {
+				want = append(want, mustPut(t, a, message(i, 60), record.Envelope{}).Hash)
+			}
+			read := func(size int) (n int) {
+				t.Helper()
+				q := archive.Query{Newest: newest}
+				if len(got) > 0 {
+					q.After = got[len(got)-1].String()
+				}
+				for m, err := range a.Messages(t.Context(), q) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					got = append(got, m.Hash)
+					if n++; n == size {
+						break
+					}
+				}
+				return n
+			}
+
+			read(7)
+			var clients sync.WaitGroup
+			for c := range uint64(4) {
+				clients.Go(func() {
+					for i := range uint64(100) {
+						_, err := put(a, message(1000*(c+1)+i, 60+int(i)*100), record.Envelope{})
+						_, again := put(a, message(i, 60), record.Envelope{})
+						if err := errors.Join(err, again); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			for range 60 {
+				read(7)
+			}
+			clients.Wait()
+			for read(7) > 0 {
+			}
+			if newest {
+				slices.Reverse(want)
+			} else {
+				want = want[:0]
+				for _, m := range list(t, a, archive.Query{}) {
+					want = append(want, m.Hash)
+				}
+				if len(want) != 700 {
+					t.Errorf("%d messages in all, want 700", len(want))
+				}
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Errorf("pages give %d messages, want %d (-want +got):\n%s", len(got), len(want), d)
+			}
+		})
+	}
+}
+
+// TestTimesFollowTheLog: a listing that is resumed misses a message whose time
+// is earlier than that of one listed before it came.
+func TestTimesFollowTheLog(t *testing.T) {
+	a := open(t, archive.Options{Disk: archive.NewDisk(), Dir: "a"})
+	receipts := make([]record.Receipt, 400)
+	var clients sync.WaitGroup
+	for c := range 8 {
+		clients.Go(func() {
+			for i := c; i < len(receipts); i += 8 {
+				r, err := put(a, noise(uint64(i), 60+i%8/4*100_000), record.Envelope{}) // some take long to compress
+				if err != nil {
+					t.Error(err)
+				}
+				receipts[i] = r
+			}
+		})
+	}
+	clients.Wait()
+	slices.SortFunc(receipts, func(r, s record.Receipt) int { return r.Position.Compare(s.Position) })
+	for i, r := range receipts[1:] {
+		if r.ReceivedAt.Before(receipts[i].ReceivedAt) {
+			t.Fatalf("receipt %v is of %v, and %v before it of %v", r.Position, r.ReceivedAt, receipts[i].Position, receipts[i].ReceivedAt)
 		}
 	}
 }

@@ -195,7 +195,7 @@ func (d *Draft) Commit(e record.Envelope) (record.Receipt, error) {
 		return record.Receipt{}, err
 	}
 	start := time.Now()
-	r := record.Receipt{Position: record.Position{Store: a.store}, Size: d.size, Envelope: e, ReceivedAt: start.UTC()}
+	r := record.Receipt{Position: record.Position{Store: a.store}, Size: d.size, Envelope: e}
 	d.hash.Sum(r.Hash[:0])
 	err = d.enter(&r)
 	if err == nil {
@@ -244,14 +244,16 @@ func (d *Draft) enter(r *record.Receipt) error {
 	if j := r.Envelope.Journal; j != nil && !j.Inner.IsZero() {
 		d.set(journalKey(j.Inner, r.Hash), nil)
 	}
-	value := record.AppendReceipt(nil, r)
 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	state := a.states[a.store]
 	state.mark++
 	r.Position.Seq = state.mark
-	d.set(receiptKey(r.Position), value)
+	// The clock is read here so that receipts have the same order by time as in
+	// the log: a listing that is resumed would miss one that came out of order.
+	r.ReceivedAt = time.Now().UTC()
+	d.set(receiptKey(r.Position), record.AppendReceipt(nil, r))
 	if !have {
 		d.set(messageKey(r.Hash), append(entry, bodyRef{r.Position, r.Body}).encode())
 	}

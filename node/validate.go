@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"chainmail/node/smtpd"
 )
 
 // Problem is one thing in a configuration that the node refuses.
@@ -186,8 +188,11 @@ func (v *validator) auth(key string, a Auth) {
 		v.add(key+".users", "missing, and mode "+string(a.Mode)+" needs it", a.Users, "name a file made with: htpasswd -B -c FILE USER")
 		return
 	}
-	if err := checkUsers(a.Users); err != nil {
+	switch err := smtpd.CheckUsers(a.Users); {
+	case errors.Is(err, fs.ErrNotExist):
 		v.add(key+".users", cause(err), a.Users, "make the file with: htpasswd -B -c FILE USER")
+	case err != nil: // -c would empty a file that is there
+		v.add(key+".users", cause(err), a.Users, "mend the line, or set the password again with: htpasswd -B FILE USER")
 	}
 }
 

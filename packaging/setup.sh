@@ -4,7 +4,7 @@
 set -euo pipefail
 
 build=(gcc libc6-dev)
-test=(postfix swaks python3 'libpython3.*-testsuite' spamassassin)
+test=(postfix swaks nginx libnginx-mod-stream python3 'libpython3.*-testsuite' spamassassin)
 
 case ${1:-} in
 build) wanted=("${build[@]}") ;;

@@ -40,46 +40,65 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// program runs the real program as a node and waits until it is ready. kill is
-// kill -9, and waits.
-func program(t *testing.T, dataDir, smtp string) (kill func()) {
+// process is a node that runs the real program.
+type process struct {
+	cmd   *exec.Cmd
+	log   bytes.Buffer // what it said; complete when ended is closed
+	ready chan struct{}
+	ended chan struct{}
+}
+
+// launch runs the real program as a node, with settings of the form KEY=VALUE
+// for its environment, and does not wait for anything.
+func launch(t *testing.T, dataDir, smtp string, settings ...string) *process {
 	t.Helper()
 	file, err := buildProgram()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(file, "node", "--data-dir", dataDir, "--smtp", smtp, "--http", "127.0.0.1:0")
-	cmd.Env = append(os.Environ(), "CHAINMAIL_DISK_MIN_FREE=1MiB")
-	stderr, err := cmd.StderrPipe()
+	p := &process{
+		cmd:   exec.Command(file, "node", "--data-dir", dataDir, "--smtp", smtp, "--http", "127.0.0.1:0"),
+		ready: make(chan struct{}),
+		ended: make(chan struct{}),
+	}
+	p.cmd.Env = append(append(os.Environ(), "CHAINMAIL_DISK_MIN_FREE=1MiB"), settings...)
+	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ready, ended := make(chan struct{}), make(chan struct{})
-	var log bytes.Buffer
 	go func() {
-		defer close(ended)
+		defer close(p.ended)
 		for lines := bufio.NewScanner(stderr); lines.Scan(); {
-			fmt.Fprintln(&log, lines.Text())
+			fmt.Fprintln(&p.log, lines.Text())
 			if strings.HasPrefix(lines.Text(), "Stop the node") {
-				close(ready)
+				close(p.ready)
 			}
 		}
+		_ = p.cmd.Wait() // ProcessState tells
 	}()
-	kill = sync.OnceFunc(func() {
-		_ = cmd.Process.Kill() // it may have ended, and the test says so elsewhere
-		<-ended
-		_ = cmd.Wait()
-	})
-	t.Cleanup(kill)
+	t.Cleanup(p.kill)
+	return p
+}
+
+// kill is kill -9, and waits. It does nothing to a node that has ended.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.ended
+}
+
+// program launches a node and waits until it is ready.
+func program(t *testing.T, dataDir, smtp string, settings ...string) *process {
+	t.Helper()
+	p := launch(t, dataDir, smtp, settings...)
 	select {
-	case <-ready:
-	case <-ended:
-		t.Fatalf("the node ended at once:\n%s", log.String())
+	case <-p.ready:
+	case <-p.ended:
+		t.Fatalf("the node ended at once:\n%s", p.log.String())
 	}
-	return kill
+	return p
 }
 
 // TestKill9LosesNothing kills the real program again and again while mail of
@@ -99,7 +118,7 @@ func TestKill9LosesNothing(t *testing.T) {
 		total int64
 	)
 	for round := range rounds {
-		kill := program(t, c.DataDir, addr)
+		n := program(t, c.DataDir, addr)
 		var once sync.Once
 		var wg sync.WaitGroup
 		for i, size := range []int{3000, 60_000, 600_000} {
@@ -108,7 +127,7 @@ func TestKill9LosesNothing(t *testing.T) {
 					Target: addr, Sessions: 6, Size: size, BDAT: i%2 == 0, Acked: acked, Patience: 1,
 					Progress: func(p load.Progress) {
 						if p.Acked > 20 {
-							once.Do(func() { go kill() })
+							once.Do(func() { go n.kill() })
 						}
 					},
 				})
@@ -122,24 +141,30 @@ func TestKill9LosesNothing(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	kill := program(t, c.DataDir, addr)
-	defer kill()
-	list, err := os.Open(acked.Name())
+	program(t, c.DataDir, addr)
+	expectAcked(t, c.DataDir, acked.Name())
+	t.Logf("%d kills, %d acknowledged mails", rounds, total)
+}
+
+// expectAcked reads every acknowledged mail back from a running node, and lets
+// the node verify all it has.
+func expectAcked(t *testing.T, dataDir, acked string) {
+	t.Helper()
+	list, err := os.Open(acked)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer list.Close()
-	client := client.New(node.SocketPath(c.DataDir))
-	defer client.Close()
-	report, err := load.Check(t.Context(), list, load.Node(client), load.CheckOptions{})
-	if err != nil || !report.OK() || total == 0 {
-		t.Errorf("%d acknowledged: %v, %v", total, report, err)
+	c := client.New(node.SocketPath(dataDir))
+	defer c.Close()
+	report, err := load.Check(t.Context(), list, load.Node(c), load.CheckOptions{})
+	if err != nil || !report.OK() || report.Acked == 0 {
+		t.Errorf("acknowledged mail: %v, %v", report, err)
 	}
-	last, err := client.Verify(t.Context(), func(api.VerifyEvent) {})
+	last, err := c.Verify(t.Context(), func(api.VerifyEvent) {})
 	if err != nil || last.Bad > 0 {
 		t.Errorf("verify: %+v, %v", last, err)
 	}
-	t.Logf("%d kills, %d acknowledged mails", rounds, total)
 }
 
 // freeAddr is an address of loopback that nobody listens on.

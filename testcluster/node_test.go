@@ -25,7 +25,7 @@ type running struct {
 }
 
 // config is that of a node on free ports of loopback, with an LMTP listener.
-func config(t *testing.T) node.Config {
+func config(t testing.TB) node.Config {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "chainmail") // t.TempDir may be too long for a socket
 	if err != nil {
@@ -45,7 +45,7 @@ func config(t *testing.T) node.Config {
 	return c.Complete()
 }
 
-func start(t *testing.T, c node.Config) running {
+func start(t testing.TB, c node.Config) running {
 	t.Helper()
 	ready := make(chan struct{})
 	n, err := node.New(c, node.Options{Version: "test", Ready: func() { close(ready) }})

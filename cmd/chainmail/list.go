@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -21,14 +22,18 @@ func newListCommand() *cobra.Command {
 		chosen selection
 		format outputFormat
 		after  string
+		order  = newestFirst
 		limit  int
 	)
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List messages, the oldest first",
+		Short: "List messages, the newest first",
+		Long: `Lists messages by the time of their first receipt, the newest first. To read
+everything while mail arrives, use --order oldest: what is new comes last, and
+--after with the last ID seen goes on from there another day.`,
 		Example: `  chainmail list --since 1h
   chainmail list --from ann@example.com --since 2026-01-01 --until 2026-02-01
-  chainmail list --limit 0 -o json | jq -r .sha256`,
+  chainmail list --order oldest --limit 0 -o json | jq -r .sha256`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 0 {
@@ -39,7 +44,7 @@ func newListCommand() *cobra.Command {
 				return err
 			}
 			q := chosen.query()
-			q.After, q.Subject = after, true
+			q.After, q.Subject, q.Newest = after, true, order == newestFirst
 			if limit > 0 {
 				q.Limit = limit + 1 // one more, to know whether there is more
 			}
@@ -50,7 +55,7 @@ func newListCommand() *cobra.Command {
 					return err
 				}
 				if limit > 0 && n == limit {
-					fmt.Fprintf(cmd.ErrOrStderr(), "There are more; go on with --after %s, or use --limit 0 for all or --since 1h for the newest.\n", last)
+					fmt.Fprintf(cmd.ErrOrStderr(), "There are more; go on with --after %s, or use --limit 0 for all.\n", last)
 					break
 				}
 				n, last = n+1, m.Receipts[0].Position
@@ -66,12 +71,37 @@ func newListCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&limit, "limit", defaultLimit, "show at most `N` messages; 0 means all")
-	flags.StringVar(&after, "after", "", "go on after the message with this `ID`")
+	flags.StringVar(&after, "after", "", "go on behind the message with this `ID`, in the same order")
+	flags.Var(&order, "order", "which messages come first")
 	chosen.addFlags(flags)
 	addOutputFlag(flags, &format)
 	to.addFlags(flags)
 	return cmd
 }
+
+// listOrder is the value of --order.
+type listOrder string
+
+const (
+	newestFirst listOrder = "newest"
+	oldestFirst listOrder = "oldest"
+)
+
+// String, Set and Type make it a pflag.Value.
+func (o *listOrder) String() string { return string(*o) }
+
+// Set accepts "newest" and "oldest".
+func (o *listOrder) Set(s string) error {
+	switch v := listOrder(s); v {
+	case newestFirst, oldestFirst:
+		*o = v
+		return nil
+	}
+	return errors.New("use newest or oldest")
+}
+
+// Type names the value in the help.
+func (o *listOrder) Type() string { return "newest|oldest" }
 
 // messagePrinter prints messages as a table, or as one JSON object a line.
 type messagePrinter struct {

@@ -1,17 +1,14 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"chainmail/node"
-	"chainmail/node/client"
 	"chainmail/testcluster/load"
 )
 
@@ -111,7 +108,7 @@ func checkLoad(cmd *cobra.Command, to *target, file string, format outputFormat)
 	}
 	defer c.Close()
 	var bar *progress
-	report, err := load.Check(cmd.Context(), list, loadArchive{c}, load.CheckOptions{
+	report, err := load.Check(cmd.Context(), list, load.Node(c), load.CheckOptions{
 		Progress: func(checked, total int) {
 			if bar == nil {
 				bar = newProgress(cmd.ErrOrStderr(), "checking", uint64(total))
@@ -132,21 +129,4 @@ func checkLoad(cmd *cobra.Command, to *target, file string, format outputFormat)
 		err = quietError{exitFailed}
 	}
 	return err
-}
-
-// loadArchive is the archive behind a client as the check of a load sees it.
-type loadArchive struct{ *client.Client }
-
-// Receipts counts the receipts of a message; 0 when it is not there.
-func (a loadArchive) Receipts(ctx context.Context, sha256 string) (int, error) {
-	m, err := a.Message(ctx, sha256)
-	if refused, ok := errors.AsType[*client.Error](err); ok && refused.Status == 404 {
-		return 0, nil
-	}
-	return len(m.Receipts), err
-}
-
-// Raw gives the bytes as they come: the check itself tells altered ones.
-func (a loadArchive) Raw(ctx context.Context, sha256 string) (io.ReadCloser, error) {
-	return a.Client.Raw(ctx, sha256)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,11 @@ func (f *fakeNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "/status":
 		answer(f.status)
 	case path == "/messages":
-		answer(api.MessageList{Messages: f.messages})
+		messages := slices.Clone(f.messages)
+		if r.URL.Query().Get("order") == "newest" {
+			slices.Reverse(messages)
+		}
+		answer(api.MessageList{Messages: messages})
 	case len(f.messages) > 0 && path == "/messages/"+f.messages[0].SHA256[:8]:
 		answer(f.messages[0])
 	case path == "/tokens" && r.Method == http.MethodGet:
@@ -46,7 +51,7 @@ func (f *fakeNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	default:
 		w.WriteHeader(http.StatusNotFound)
-		answer(api.Error{Error: "no such message: 00ff", Hint: "'chainmail list' shows them"})
+		answer(api.Error{Error: "00ff: no such message", Hint: "'chainmail list' shows them"})
 	}
 }
 
@@ -136,6 +141,7 @@ func TestHumanOutput(t *testing.T) {
 		{"list", newFakeNode(), "list", exitOK},
 		{"list-json", newFakeNode(), "list -o json", exitOK},
 		{"list-limit", newFakeNode(), "list --limit 1", exitOK},
+		{"list-oldest", newFakeNode(), "list --order oldest --limit 1", exitOK},
 		{"list-empty", empty, "list", exitOK},
 		{"show", newFakeNode(), "show aaaaaaaa", exitOK},
 		{"show-report", reports, "show bbbbbbbb", exitOK},
@@ -160,7 +166,7 @@ func TestHumanOutput(t *testing.T) {
 func TestSelectionReachesTheNode(t *testing.T) {
 	f := newFakeNode()
 	code, _, stderr := runCommand(t, "list", "--since", "2026-11-01", "--until", "2026-11-23T12:00:00+01:00", "--from", "ann@example.com", "--to", "example.com", "--after", "4f2a9c1be0d37786:1", "--limit", "5", "--socket", f.start(t))
-	want := "GET /api/v1/messages?after=4f2a9c1be0d37786%3A1&from=ann%40example.com&limit=6&since=2026-11-01T00%3A00%3A00Z&subject=true&to=example.com&until=2026-11-23T11%3A00%3A00Z"
+	want := "GET /api/v1/messages?after=4f2a9c1be0d37786%3A1&from=ann%40example.com&limit=6&order=newest&since=2026-11-01T00%3A00%3A00Z&subject=true&to=example.com&until=2026-11-23T11%3A00%3A00Z"
 	if code != exitOK || f.asked[0] != want {
 		t.Errorf("exit code %d %s, asked %s\nwant %s", code, stderr, f.asked[0], want)
 	}
@@ -170,7 +176,7 @@ func TestRefusedCommandLines(t *testing.T) {
 	t.Setenv("CHAINMAIL_DATA_DIR", "/nonexistent/chainmail")
 	var got strings.Builder
 	for _, line := range []string{
-		"lsit", "config chekc", "list --foo", "list --since yesterday", "list --limit -1", "list -o xml", "list extra",
+		"lsit", "config chekc", "list --foo", "list --since yesterday", "list --limit -1", "list -o xml", "list --order size", "list extra",
 		"get", "get a b", "export out.mbox", "export --format tar", "import", "token api --expires soon",
 		"verify --all abcd", "load", "load --target localhost:25", "load --size big --target localhost:25",
 		"list", "verify", "import /nonexistent/mail", "import --mbox fancy /nonexistent/mail", "load --check /nonexistent/list",

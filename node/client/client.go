@@ -85,6 +85,7 @@ type Query struct {
 	From    string // an address or a domain
 	To      string // an address or a domain
 	Subject bool   // ask for subjects, which is slower
+	Newest  bool   // the newest first; After goes on towards older ones
 	Limit   int    // of messages in all; 0: no limit
 }
 
@@ -98,14 +99,17 @@ func (q Query) values(limit int) url.Values {
 	if q.Subject {
 		v.Set("subject", "true")
 	}
+	if q.Newest {
+		v.Set("order", "newest")
+	}
 	return v
 }
 
 // maxPage is the most messages that a node gives in one page.
 const maxPage = 1000
 
-// Messages lists the selected messages, oldest first, page after page. An
-// error ends the list.
+// Messages lists the selected messages, page after page. An error ends the
+// list.
 func (c *Client) Messages(ctx context.Context, q Query) iter.Seq2[api.Message, error] {
 	return func(yield func(api.Message, error) bool) {
 		left := q.Limit

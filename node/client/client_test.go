@@ -226,20 +226,44 @@ func TestMessagesPages(t *testing.T) {
 		t.Fatalf("%+v, %v", s, err)
 	}
 	for limit, want := range map[int]int{0: 1203, 1: 1, 1000: 1000, 1001: 1001, 5000: 1203} {
-		seen := map[string]bool{}
-		for m, err := range n.Messages(ctx, client.Query{Limit: limit, From: "x.example"}) {
-			if err != nil {
-				t.Fatal(err)
+		for _, newest := range []bool{false, true} {
+			seen, before := map[string]bool{}, time.Time{}
+			for m, err := range n.Messages(ctx, client.Query{Limit: limit, Newest: newest, From: "x.example"}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !before.IsZero() && m.ReceivedAt.Before(before) != newest {
+					t.Fatalf("%v comes after %v with newest %v", m.ReceivedAt, before, newest)
+				}
+				seen[m.SHA256], before = true, m.ReceivedAt
 			}
-			seen[m.SHA256] = true
-		}
-		if len(seen) != want {
-			t.Errorf("limit %d: %d messages", limit, len(seen))
+			if len(seen) != want {
+				t.Errorf("limit %d, newest %v: %d messages", limit, newest, len(seen))
+			}
 		}
 	}
 	for _, err := range n.Messages(ctx, client.Query{Since: "yesterday"}) {
 		if refusal, ok := errors.AsType[*client.Error](err); !ok || refusal.Status != http.StatusBadRequest || !strings.Contains(err.Error(), "2026-01-31") {
 			t.Errorf("%v", err)
+		}
+	}
+}
+
+// TestRefusedIDs: what operators read about an ID that names no message says
+// the ID once, and once what an ID is.
+func TestRefusedIDs(t *testing.T) {
+	n := start(t, nil)
+	for id, want := range map[string]string{
+		"00ff":               `00ff: no such message: an ID is a SHA-256, the first digits of one, or a position: 'chainmail list' shows them`,
+		"0000000000000001:1": `0000000000000001:1: no such message: an ID is a SHA-256, the first digits of one, or a position: 'chainmail list' shows them`,
+		"zz":                 `"zz": not an ID: want a SHA-256, its first 4 or more digits, or a position such as 4f2a9c1be0d37786:42`,
+		"1:1":                `"1:1": not an ID: want a SHA-256, its first 4 or more digits, or a position such as 4f2a9c1be0d37786:42`,
+	} {
+		if _, err := n.Message(t.Context(), id); err == nil || err.Error() != want {
+			t.Errorf("Message(%q):\n got %v\nwant %s", id, err, want)
+		}
+		if _, err := n.Raw(t.Context(), id); err == nil || err.Error() != want {
+			t.Errorf("Raw(%q):\n got %v\nwant %s", id, err, want)
 		}
 	}
 }

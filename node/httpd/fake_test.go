@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -128,7 +129,11 @@ func (f *fakeArchive) Messages(_ context.Context, q archive.Query) iter.Seq2[rec
 				return
 			}
 		}
-		for _, h := range f.order {
+		order := slices.Clone(f.order)
+		if q.Newest {
+			slices.Reverse(order)
+		}
+		for _, h := range order {
 			m, err := f.Message(h)
 			at := m.ReceivedAt()
 			out := !q.Since.IsZero() && at.Before(q.Since) || !q.Until.IsZero() && !at.Before(q.Until)

@@ -29,7 +29,7 @@ const (
 	maxRecipients = 50_000
 )
 
-var listParameters = []string{"limit", "after", "since", "until", "from", "to", "subject"}
+var listParameters = []string{"limit", "after", "since", "until", "from", "to", "subject", "order"}
 
 // listQuery is a parsed request for a page of messages.
 type listQuery struct {
@@ -58,6 +58,13 @@ func parseListQuery(v url.Values) (q listQuery, err error) {
 	}
 	if q.to, err = parseAddressFilter("to", v.Get("to")); err != nil {
 		return q, err
+	}
+	switch s := v.Get("order"); s {
+	case "", "oldest":
+	case "newest":
+		q.Newest = true
+	default:
+		return q, badRequest("order is %q: want newest or oldest", s)
 	}
 	if s := v.Get("subject"); s != "" {
 		if q.subject, err = strconv.ParseBool(s); err != nil {

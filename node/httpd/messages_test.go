@@ -75,6 +75,9 @@ func TestListSelects(t *testing.T) {
 		{"from=ann@example.com&to=sub.example.org", "[1]"},
 		{"after=" + sum(mailText(1)), "[2 3]"},
 		{"after=4f2a9c1be0d37786:3", "[3]"},
+		{"order=oldest&limit=2", "[0 1]"},
+		{"order=newest&limit=2", "[3 2]"},
+		{"order=newest&after=4f2a9c1be0d37786:3", "[1 0]"},
 	} {
 		values, err := url.ParseQuery(c.query)
 		if err != nil {
@@ -168,6 +171,7 @@ func TestListRefuses(t *testing.T) {
 		"from=a@":                  "ann@example.com",
 		"to=a@x.example,b@y.other": "one address",
 		"subject=perhaps":          "true or false",
+		"order=random":             "newest or oldest",
 		"from=a@x.example&from=b":  "2 times",
 		"after=abc":                "ID",
 	} {

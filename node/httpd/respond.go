@@ -58,17 +58,17 @@ func translate(err error) *statusError {
 	case errors.Is(err, archive.ErrNotFound):
 		return say(http.StatusNotFound, "an ID is a SHA-256, the first digits of one, or a position: 'chainmail list' shows them")
 	case errors.Is(err, archive.ErrAmbiguous):
-		return say(http.StatusConflict, "give more digits")
+		return say(http.StatusConflict, "") // the error itself says what to do
 	case errors.Is(err, archive.ErrBadID):
-		return say(http.StatusBadRequest, "an ID is a SHA-256, at least its first 4 digits, or a position such as 4f2a9c1be0d37786:42")
+		return say(http.StatusBadRequest, "") // so does this one
 	case errors.Is(err, archive.ErrDiskFull):
 		return say(http.StatusInsufficientStorage, "free space on the disk of the data directory, then repeat: what was added stays")
 	case errors.Is(err, archive.ErrBusy):
-		return say(http.StatusServiceUnavailable, "the memory for mail in flight is used up: repeat later")
+		return say(http.StatusServiceUnavailable, "repeat later")
 	case errors.Is(err, archive.ErrClosed):
 		return say(http.StatusServiceUnavailable, "the node is shutting down: start it again, then repeat")
 	case errors.Is(err, archive.ErrCorrupt):
-		return say(http.StatusInternalServerError, "the stored bytes are damaged: 'chainmail verify' lists all such messages")
+		return say(http.StatusInternalServerError, "'chainmail verify' lists all damaged messages")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return say(http.StatusRequestTimeout, "the body stopped arriving: send it again")
 	default:

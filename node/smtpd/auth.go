@@ -188,7 +188,7 @@ func (u *users) load() error {
 	}
 	hashes, dearest, err := parseUsers(text)
 	if err != nil {
-		return fmt.Errorf("users file %s: %w", u.file, err)
+		return fmt.Errorf("users file %s: %w: set a password with: htpasswd -B FILE USER", u.file, err)
 	}
 	dummy, err := bcrypt.GenerateFromPassword([]byte("nobody"), dearest)
 	if err != nil {
@@ -196,6 +196,18 @@ func (u *users) load() error {
 	}
 	u.info, u.hashes, u.dummy = info, hashes, dummy
 	return nil
+}
+
+// CheckUsers says what is wrong with a users file, and nil when logins can use
+// it. The error is one of reading, or names the line; only the former names
+// the file.
+func CheckUsers(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	_, _, err = parseUsers(text)
+	return err
 }
 
 // parseUsers reads lines of "user:hash"; empty ones and those that begin with
@@ -211,7 +223,7 @@ func parseUsers(text []byte) (hashes map[string][]byte, dearest int, err error) 
 		user, hash, _ := strings.Cut(line, ":")
 		cost, err := bcrypt.Cost([]byte(hash))
 		if err != nil || user == "" {
-			return nil, 0, fmt.Errorf("line %d is not user:bcrypt-hash: make it with: htpasswd -B FILE USER", n)
+			return nil, 0, fmt.Errorf("line %d is not USER:BCRYPT-HASH", n)
 		}
 		hashes[user] = []byte(hash)
 		dearest = max(dearest, cost)
@@ -220,7 +232,7 @@ func parseUsers(text []byte) (hashes map[string][]byte, dearest int, err error) 
 		return nil, 0, err
 	}
 	if len(hashes) == 0 {
-		return nil, 0, errors.New("it has no user: add one with: htpasswd -B FILE USER")
+		return nil, 0, errors.New("no user in the file")
 	}
 	return hashes, dearest, nil
 }

@@ -38,11 +38,11 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		{connector(func(c *smtpd.Connector) { c.Auth = smtpd.AuthRequired }), `connector "smtp": auth is "required" but there is no users file: make one with: htpasswd -B -c FILE USER`},
 		{
 			connector(func(c *smtpd.Connector) { c.Auth, c.Users = smtpd.AuthRequired, filepath.Join(dir, "users") }),
-			`connector "smtp": users file DIR/users: line 1 is not user:bcrypt-hash: make it with: htpasswd -B FILE USER`,
+			`connector "smtp": users file DIR/users: line 1 is not USER:BCRYPT-HASH: set a password with: htpasswd -B FILE USER`,
 		},
 		{
 			connector(func(c *smtpd.Connector) { c.Auth, c.Users = smtpd.AuthRequired, filepath.Join(dir, "empty") }),
-			`connector "smtp": users file DIR/empty: it has no user: add one with: htpasswd -B FILE USER`,
+			`connector "smtp": users file DIR/empty: no user in the file: set a password with: htpasswd -B FILE USER`,
 		},
 		{
 			connector(func(c *smtpd.Connector) { c.Auth, c.Users = smtpd.AuthRequired, filepath.Join(dir, "none") }),
