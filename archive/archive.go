@@ -146,8 +146,9 @@ func (a *Archive) use() (done func(), err error) {
 // fatal is the end: a write did not reach the disk. It does not return while
 // the process lives, so that nobody above can mistake it for an answer.
 func (a *Archive) fatal(err error) {
-	a.failed.Store(true)
-	a.opts.OnFatal(err)
+	if !a.failed.Swap(true) { // the first reason is the one to tell
+		a.opts.OnFatal(err)
+	}
 	select {}
 }
 

@@ -479,6 +479,33 @@ func testDiskFull(t *testing.T) {
 	}
 }
 
+// TestStartOnAFullDiskChangesNothing: a supervisor may start a node again and
+// again on a full disk, and every attempt must leave the files as they are.
+func TestStartOnAFullDiskChangesNothing(t *testing.T) {
+	disk := archive.NewDisk()
+	free := int64(1 << 40)
+	o := archive.Options{Dir: "archive", Disk: disk, FreeSpace: func(string) (int64, error) { return free, nil }}
+	a := open(t, o)
+	r := mustPut(t, a, message(1, 1000), record.Envelope{})
+	crashed := disk.Crash(100, 1)
+	o.Disk = crashed
+	crashed.OnOp(func(op archive.Op) error {
+		if op.Kind == archive.OpWrite || op.Kind == archive.OpSync {
+			t.Errorf("%s was written", op.Path)
+		}
+		return nil
+	})
+	free = 60 << 20
+	if _, err := archive.Open(o); !errors.Is(err, archive.ErrDiskFull) || !strings.Contains(err.Error(), "needs 65 MiB, it has 60 MiB") {
+		t.Errorf("open on a full disk: %v", err)
+	}
+	crashed.OnOp(func(archive.Op) error { return nil })
+	free = 1 << 40
+	if _, err := get(open(t, o), r.Hash); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	const limit = 8 << 20
 	a := open(t, archive.Options{MemoryInFlight: limit, MemoryWait: time.Millisecond})

@@ -1,7 +1,9 @@
 package archive
 
 import (
+	"errors"
 	"fmt"
+	"os"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -16,9 +18,13 @@ type loudFS struct {
 }
 
 func (l loudFS) loud(op, name string, err error) error {
-	if err != nil {
-		l.fatal(fmt.Errorf("%s %s: %w: check the disk and its free space, then start the node again; run 'chainmail verify' when it is up", op, name, err))
+	if err == nil {
+		return nil
 	}
+	if _, told := errors.AsType[*os.PathError](err); !told {
+		err = fmt.Errorf("%s %s: %w", op, name, err)
+	}
+	l.fatal(fmt.Errorf("%w: check the disk and its free space before the node is started again, then run 'chainmail verify'", err))
 	return err
 }
 

@@ -52,6 +52,14 @@ func open(o Options, readOnly bool) (*Archive, error) {
 	if found, err := pebble.Peek(o.Dir, po.FS); readOnly && (err != nil || !found.Exists) {
 		return nil, fmt.Errorf("archive %s: there is no archive: name the data directory of a node", o.Dir)
 	}
+	if !readOnly {
+		if err := roomToStart(&o, po.FS); err != nil {
+			return nil, err
+		}
+		if o.MinFree < safeMinFree && o.Disk == nil {
+			a.log.Warn("the limit of free space is low: the disk may fill before mail is refused, and that ends the node", "min_free", o.MinFree, "safe", safeMinFree)
+		}
+	}
 	db, err := pebble.Open(o.Dir, po)
 	if err != nil {
 		return nil, openError(o.Dir, err)

@@ -2,9 +2,11 @@ package archive
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,7 +24,15 @@ type spaceGuard struct {
 	full  bool
 }
 
-const spaceMaxAge = 500 * time.Millisecond
+const (
+	// At 1 GB/s a disk takes 10 MB meanwhile, and statfs a microsecond.
+	spaceMaxAge = 10 * time.Millisecond
+	// safeMinFree is what the database may take after mail is refused: logs
+	// and memtables that are on their way to the disk, and a compaction.
+	safeMinFree = 512 << 20
+	// startMargin is what a start takes beside the logs it writes out.
+	startMargin = 64 << 20
+)
 
 // check gives the free bytes, and an ErrDiskFull that tells what to do when
 // they are below the limit. Once full, it wants a twentieth more than the limit
@@ -47,6 +57,31 @@ func (g *spaceGuard) check() (int64, error) {
 			ErrDiskFull, g.dir, g.free>>20, g.minFree>>20)
 	}
 	return g.free, nil
+}
+
+// roomToStart refuses a start that would fail for lack of space: it would leave
+// files behind, and a supervisor that starts again and again would eat up
+// whatever the operator frees.
+func roomToStart(o *Options, fs vfs.FS) error {
+	need := int64(startMargin)
+	names, _ := fs.List(o.Dir) // there may be no directory yet
+	for _, name := range names {
+		if info, err := fs.Stat(fs.PathJoin(o.Dir, name)); err == nil && strings.HasSuffix(name, ".log") {
+			need += info.Size()
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	free, err := o.FreeSpace(o.Dir)
+	if err != nil {
+		return fmt.Errorf("archive %s: free space is unknown: %w", o.Dir, err)
+	}
+	if free < need {
+		return fmt.Errorf("archive %s: %w: a start writes out what came in last and needs %d MiB, it has %d MiB: free some space, then start the node again; nothing was changed",
+			o.Dir, ErrDiskFull, need>>20+1, free>>20)
+	}
+	return nil
 }
 
 // freeSpace is what the file system of dir leaves to a program without

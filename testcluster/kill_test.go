@@ -18,13 +18,12 @@ import (
 	"chainmail/testcluster/load"
 )
 
+// programDir is where buildProgram puts the program; TestMain makes it.
+var programDir string
+
 // buildProgram builds the real program once for all tests.
 var buildProgram = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "chainmail-bin")
-	if err != nil {
-		return "", err
-	}
-	file := filepath.Join(dir, "chainmail")
+	file := filepath.Join(programDir, "chainmail")
 	out, err := exec.Command("go", "build", "-o", file, "chainmail/cmd/chainmail").CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%w: %s", err, out)
@@ -33,10 +32,13 @@ var buildProgram = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if file, err := buildProgram(); err == nil {
-		os.RemoveAll(filepath.Dir(file))
+	var err error
+	if programDir, err = os.MkdirTemp("", "chainmail-bin"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+	code := m.Run()
+	os.RemoveAll(programDir)
 	os.Exit(code)
 }
 

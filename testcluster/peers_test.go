@@ -312,13 +312,13 @@ func TestPeerSMTPSource(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			text := peerText("smtp-source " + name)
 			file := filepath.Join(t.TempDir(), "message")
-			writeFile(t, file, text)
+			writeFile(t, file, text+"\n")
 			args := []string{
 				"-s", fmt.Sprint(sessions), "-m", fmt.Sprint(mails), "-N", "-F", file,
 				"-f", "ann@example.com", "-t", "bob@example.com", "-M", "source.example",
 			}
 			sends(t, nil, source, append(append(args, tt.options...), n.Addrs()[tt.connector])...)
-			all := receipts(t, n, crlf(text))
+			all := receipts(t, n, crlf(text+"\n")) // it adds an empty line
 			to := map[string]bool{}
 			for _, r := range all {
 				to[strings.Join(r.To, " ")] = true
