@@ -88,6 +88,7 @@ type Archive struct {
 	smallBuffers, chunkBuffers, packBuffers *buffers
 	compressors                             sync.Pool
 	nextBody                                atomic.Uint64
+	committing                              atomic.Int64
 	stripes                                 [256]sync.Mutex // by first byte of the hash: one committer of a message at a time
 
 	mu      sync.Mutex // orders the log: held from taking a sequence number to entering the write-ahead log
@@ -189,6 +190,7 @@ type Stats struct {
 	StoredBytes int64 // of the files on disk
 	Free        int64
 	MinFree     int64
+	Committing  int64 // messages that are complete and wait for the disk
 	InFlight    int64
 	MemoryLimit int64
 	Scrub       ScrubState
@@ -197,7 +199,7 @@ type Stats struct {
 // Stats gives the figures of this moment.
 func (a *Archive) Stats() Stats {
 	s := Stats{
-		Store: a.store, MinFree: a.opts.MinFree,
+		Store: a.store, MinFree: a.opts.MinFree, Committing: a.committing.Load(),
 		InFlight: a.memory.used.Load(), MemoryLimit: a.memory.limit,
 	}
 	s.Free, _ = a.space.check()

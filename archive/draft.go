@@ -194,6 +194,8 @@ func (d *Draft) Commit(e record.Envelope) (record.Receipt, error) {
 		done()
 		return record.Receipt{}, err
 	}
+	a.committing.Add(1)
+	defer a.committing.Add(-1)
 	start := time.Now()
 	r := record.Receipt{Position: record.Position{Store: a.store}, Size: d.size, Envelope: e}
 	d.hash.Sum(r.Hash[:0])

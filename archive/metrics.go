@@ -70,6 +70,7 @@ func newMetrics(a *Archive) *metrics {
 	gauge("stored_bytes", "Bytes that the archive takes on disk.", func(s Stats) float64 { return float64(s.StoredBytes) })
 	gauge("disk_free_bytes", "Free space on the archive's disk.", func(s Stats) float64 { return float64(s.Free) })
 	gauge("disk_min_free_bytes", "Free space below which new mail is refused with 452.", func(s Stats) float64 { return float64(s.MinFree) })
+	gauge("committing_messages", "Messages that are complete and wait for the disk: the queue in front of it.", func(s Stats) float64 { return float64(s.Committing) })
 	gauge("memory_in_flight_bytes", "Memory that incoming mail holds.", func(s Stats) float64 { return float64(s.InFlight) })
 	gauge("memory_limit_bytes", "Memory that incoming mail may hold; more mail waits, then gets 452.", func(s Stats) float64 { return float64(s.MemoryLimit) })
 	gauge("scrub_checked_receipts", "Receipts checked in the running pass of the background check.", func(s Stats) float64 { return float64(s.Scrub.Checked) })

@@ -36,7 +36,6 @@ func (a *Archive) pebbleOptions() *pebble.Options {
 		L0StopWritesThreshold:       24,
 		LBaseMaxBytes:               256 << 20,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
-		WALBytesPerSync:             512 << 10,
 	}
 	if a.opts.Disk != nil {
 		o.FS = a.opts.Disk.fs()

@@ -62,7 +62,26 @@ func loadConfig(file string, flags *pflag.FlagSet) (node.Config, node.Problems, 
 		}
 	}
 	config, problems := decodeConfig(v)
-	return config.Complete(), problems, nil
+	return config.Complete(), append(problems, unknownVariables(os.Environ())...), nil
+}
+
+// unknownVariables finds variables that look like settings and are none:
+// CHAINMAIL_DATADIR would leave the mail where nobody expects it.
+func unknownVariables(environ []string) node.Problems {
+	var known []string
+	for _, key := range configKeys() {
+		if !strings.Contains(key, "[]") {
+			known = append(known, envPrefix+"_"+strings.ToUpper(strings.ReplaceAll(key, ".", "_")))
+		}
+	}
+	var problems node.Problems
+	for _, setting := range environ {
+		name, value, _ := strings.Cut(setting, "=")
+		if strings.HasPrefix(name, envPrefix+"_") && !slices.Contains(known, name) {
+			problems = append(problems, node.Problem{Key: name, What: "unknown environment variable", Value: value, Do: suggestion(name, known)})
+		}
+	}
+	return problems
 }
 
 // decodeConfig is viper's UnmarshalExact with the unknown keys as data instead

@@ -141,6 +141,18 @@ func TestFlagsCountBeforeEnvironmentBeforeFile(t *testing.T) {
 	}
 }
 
+func TestMisspeltVariableIsRefused(t *testing.T) {
+	t.Setenv("CHAINMAIL_DATADIR", "/mail")
+	t.Setenv("CHAINMAIL_LIMITS_MAX_MESAGE_SIZE", "1MiB")
+	code, _, stderr := runCommand(t, "config", "check")
+	want := `chainmail: config: CHAINMAIL_DATADIR: unknown environment variable (/mail): did you mean CHAINMAIL_DATA_DIR?
+chainmail: config: CHAINMAIL_LIMITS_MAX_MESAGE_SIZE: unknown environment variable (1MiB): did you mean CHAINMAIL_LIMITS_MAX_MESSAGE_SIZE?
+`
+	if code != exitUsage || stderr != want {
+		t.Errorf("exit code %d\n%s", code, stderr)
+	}
+}
+
 func TestFlagsThatAreNotGivenChangeNothing(t *testing.T) {
 	got, problems, err := loadConfig("", newNodeCommand().Flags())
 	if err != nil || problems != nil {

@@ -44,7 +44,7 @@ var corpora = []corpus{
 
 // RequireVariable is the environment variable that makes a missing corpus an
 // error instead of a reason to skip; make test sets it to 1.
-const RequireVariable = "CHAINMAIL_REQUIRE_CORPORA"
+const RequireVariable = "TEST_REQUIRE_CORPORA"
 
 // EachCorpus runs f, as a subtest, on every corpus that the machine has. The
 // messages may be larger than a few kilobytes and hold any bytes.
