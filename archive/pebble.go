@@ -16,6 +16,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
+const tableSize = 64 << 20
+
 // pebbleOptions are chosen for a log that only grows.
 func (a *Archive) pebbleOptions() *pebble.Options {
 	o := &pebble.Options{
@@ -41,6 +43,12 @@ func (a *Archive) pebbleOptions() *pebble.Options {
 		o.FS = a.opts.Disk.fs()
 	}
 	o.FS = loudFS{o.FS, a.fatal}
+	// A flush makes one table and one blob file, not dozens of a few megabytes:
+	// each costs syncs that mail waits behind.
+	o.FlushSplitBytes = 2 * tableSize
+	for i := range o.TargetFileSizes {
+		o.TargetFileSizes[i] = tableSize
+	}
 	for i := range o.Levels {
 		// Bodies are compressed already. The filter answers most questions
 		// "is this message here?" without reading a table.
