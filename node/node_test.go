@@ -401,3 +401,27 @@ func newCertificate(t *testing.T, dir string) (certFile, keyFile string) {
 	}
 	return certFile, keyFile
 }
+
+// TestNewCertificateIsUsed: a renewed certificate needs no restart.
+func TestNewCertificateIsUsed(t *testing.T) {
+	c := testConfig(t)
+	dir := filepath.Dir(c.DataDir)
+	cert, key := newCertificate(t, dir)
+	c.Connectors = []node.Connector{{Name: "smtp", TLS: node.TLS{Mode: node.TLSImplicit, Cert: cert, Key: key}}}
+	r := start(t, c.Complete())
+	offered := func() string {
+		conn, err := tls.Dial("tcp", r.Addrs()["smtp"], &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return string(conn.ConnectionState().PeerCertificates[0].Raw)
+	}
+	old := offered()
+	newCertificate(t, dir)
+	for deadline := time.Now().Add(20 * time.Second); offered() == old; {
+		if time.Now().After(deadline) {
+			t.Fatal("the old certificate is still offered")
+		}
+	}
+}
