@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
 )
 
 // loudFS ends the process when a file cannot be written or synced, before the
@@ -62,6 +64,16 @@ type loudFile struct {
 func (f loudFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
 	return n, f.fs.loud("write", f.name, err)
+}
+
+// Close lets the kernel forget a blob file that was just written and synced.
+// Mail is seldom read soon, and its pages would push out what is, or make a
+// virtual machine's kernel find new ones for every mail.
+func (f loudFile) Close() error {
+	if strings.HasSuffix(f.name, ".blob") && f.Fd() != vfs.InvalidFd {
+		_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // advice only
+	}
+	return f.File.Close()
 }
 
 func (f loudFile) Sync() error { return f.fs.loud("sync", f.name, f.File.Sync()) }
