@@ -262,3 +262,31 @@ func TestOneDamagedReceiptDoesNotEndTheList(t *testing.T) {
 		t.Errorf("findings: %+v", f)
 	}
 }
+
+// TestCloseDuringVerify: Close waits for what is being read, and the
+// verification ends instead of hanging or calling the rest damaged.
+func TestCloseDuringVerify(t *testing.T) {
+	for range 20 {
+		a := open(t, archive.Options{Dir: "archive", Disk: archive.NewDisk()})
+		for i := range 20 {
+			mustPut(t, a, message(uint64(i), 300_000), record.Envelope{})
+		}
+		closed := make(chan error, 1)
+		started := false
+		err := a.Verify(t.Context(), func(p archive.Progress) {
+			if p.Finding != nil {
+				t.Errorf("finding: %+v", *p.Finding)
+			}
+			if !started {
+				started = true
+				go func() { closed <- a.Close() }()
+			}
+		})
+		if err != nil && !errors.Is(err, archive.ErrClosed) {
+			t.Errorf("verify: %v", err)
+		}
+		if err := <-closed; err != nil {
+			t.Errorf("close: %v", err)
+		}
+	}
+}

@@ -49,10 +49,11 @@ func open(o Options, readOnly bool) (*Archive, error) {
 	a.compressors.New = func() any { return newCompressor() }
 	a.metrics = newMetrics(a)
 	po := a.pebbleOptions()
-	if found, err := pebble.Peek(o.Dir, po.FS); readOnly && (err != nil || !found.Exists) {
-		return nil, fmt.Errorf("archive %s: there is no archive: name the data directory of a node", o.Dir)
-	}
-	if !readOnly {
+	if readOnly {
+		if found, err := pebble.Peek(o.Dir, po.FS); err != nil || !found.Exists {
+			return nil, fmt.Errorf("archive %s: there is no archive: name the data directory of a node", o.Dir)
+		}
+	} else {
 		if err := roomToStart(&o, po.FS); err != nil {
 			return nil, err
 		}

@@ -67,12 +67,15 @@ func (a *Archive) Verify(ctx context.Context, report func(Progress)) error {
 // its log, the message's bytes. It records what it finds, and takes back what
 // an earlier check found and is well now. n is the number of bytes read.
 func (a *Archive) check(p record.Position) (n int64, _ *Finding, err error) {
+	h, n, problem := a.examine(p)
+	if errors.Is(problem, ErrClosed) {
+		return n, nil, problem
+	}
 	done, err := a.use()
 	if err != nil {
-		return 0, nil, err
+		return n, nil, err
 	}
 	defer done()
-	h, n, problem := a.examine(p)
 	if problem == nil {
 		a.scrub.clear(a, p)
 		return n, nil, nil
@@ -83,31 +86,48 @@ func (a *Archive) check(p record.Position) (n int64, _ *Finding, err error) {
 }
 
 func (a *Archive) examine(p record.Position) (h record.Hash, n int64, problem error) {
-	r, err := a.receipt(p)
+	r, first, problem := a.examineReceipt(p)
+	if problem != nil || !first {
+		return r.Hash, 0, problem
+	}
+	// The database is not held here: the reader takes it for each chunk, and
+	// taking it twice would hang when Close comes in between.
+	body := a.openBody(p.Store, r.Body, r.Hash, r.Size)
+	n, problem = io.Copy(io.Discard, body)
+	return r.Hash, n, problem
+}
+
+// examineReceipt checks all of a receipt but its body, and tells whether it is
+// the first of its message in its log, with which the body is read.
+func (a *Archive) examineReceipt(p record.Position) (r record.Receipt, isFirst bool, problem error) {
+	done, err := a.use()
 	if err != nil {
-		return h, 0, fmt.Errorf("the receipt cannot be read: %w", err)
+		return r, false, err
+	}
+	defer done()
+	r, err = a.receipt(p)
+	if err != nil {
+		return r, false, fmt.Errorf("the receipt cannot be read: %w", err)
 	}
 	entry, err := a.messageEntry(r.Hash)
 	if err != nil {
-		return r.Hash, 0, fmt.Errorf("the index of messages lacks it: %w", err)
+		return r, false, fmt.Errorf("the index of messages lacks it: %w", err)
 	}
 	first, ok := entry.in(p.Store)
 	if !ok || first.body != r.Body {
-		return r.Hash, 0, corrupt("the index of messages names another body")
+		return r, false, corrupt("the index of messages names another body")
 	}
 	if problem := a.examineIndexes(&r, entry); problem != nil {
-		return r.Hash, 0, problem
+		return r, false, problem
 	}
 	if first.pos != p {
 		// The body was read with the first receipt; this one shares its fate.
 		if a.scrub.finding(first.pos) != nil {
-			return r.Hash, 0, corrupt("it shares the body of %v, which is damaged", first.pos)
+			return r, false, corrupt("it shares the body of %v, which is damaged", first.pos)
 		}
-		return r.Hash, 0, nil
+		return r, false, nil
 	}
-	body := a.openBody(p.Store, r.Body, r.Hash, r.Size)
-	n, err = io.Copy(io.Discard, body)
-	return r.Hash, n, err
+	return r, true, nil
 }
 
 // examineIndexes checks that the entries exist by which the receipt is found.
