@@ -51,6 +51,24 @@ type StoreID uint64
 
 func (s StoreID) String() string { return fmt.Sprintf("%016x", uint64(s)) }
 
+// MarshalText and UnmarshalText make JSON use the printed form.
+func (s StoreID) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+func (s *StoreID) UnmarshalText(b []byte) error {
+	v, err := ParseStoreID(string(b))
+	*s = v
+	return err
+}
+
+// ParseStoreID reads the 16 hexadecimal digits that String prints.
+func ParseStoreID(s string) (StoreID, error) {
+	v, err := strconv.ParseUint(s, 16, 64)
+	if err != nil || len(s) != 16 {
+		return 0, fmt.Errorf("%q is not a store identity: want 16 hexadecimal digits", s)
+	}
+	return StoreID(v), nil
+}
+
 // Seq numbers the receipts of one log: dense, from 1.
 type Seq uint64
 

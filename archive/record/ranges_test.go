@@ -1,0 +1,79 @@
+package record
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestRangesAgreeWithSets compares every operation with the same on plain sets.
+func TestRangesAgreeWithSets(t *testing.T) {
+	const size = 24
+	random := rand.New(rand.NewPCG(1, 2))
+	draw := func() (r Ranges, set [size + 2]bool) {
+		for n := random.IntN(size); n > 0; n-- {
+			s := Seq(random.IntN(size) + 1)
+			set[s] = true
+			r = r.Add(s)
+		}
+		return r, set
+	}
+	check := func(name string, got Ranges, want func(i int) bool) {
+		t.Helper()
+		var count uint64
+		for i := 1; i < size+2; i++ {
+			if got.Has(Seq(i)) != want(i) {
+				t.Fatalf("%s = %v: has %d: %t", name, got, i, !want(i))
+			}
+			if want(i) {
+				count++
+			}
+		}
+		if got.Count() != count {
+			t.Fatalf("%s = %v: count %d, want %d", name, got, got.Count(), count)
+		}
+		again, err := ParseRanges(got.String())
+		if err != nil || !cmp.Equal(again, got) && got.Count() > 0 {
+			t.Fatalf("%s = %v, parsed %v, %v", name, got, again, err)
+		}
+	}
+	for range 5000 {
+		a, inA := draw()
+		b, inB := draw()
+		check("a", a, func(i int) bool { return inA[i] })
+		check("a or b", a.Union(b), func(i int) bool { return inA[i] || inB[i] })
+		check("a and b", a.Intersect(b), func(i int) bool { return inA[i] && inB[i] })
+		check("a without b", a.Minus(b), func(i int) bool { return inA[i] && !inB[i] })
+		check("a again", a, func(i int) bool { return inA[i] })
+		mark := 0
+		for inA[mark+1] {
+			mark++
+		}
+		if a.Mark() != Seq(mark) {
+			t.Fatalf("mark of %v is %d, want %d", a, a.Mark(), mark)
+		}
+	}
+}
+
+func FuzzParseRanges(f *testing.F) {
+	f.Add("1-1000,1005,1010-1020")
+	f.Fuzz(func(t *testing.T, s string) {
+		r, err := ParseRanges(s)
+		if err != nil {
+			return
+		}
+		again, err := ParseRanges(r.String())
+		if err != nil || !cmp.Equal(r, again) {
+			t.Fatalf("%q is %v, again %v, %v", s, r, again, err)
+		}
+	})
+}
+
+func TestSpans(t *testing.T) {
+	l := Log{Placements: []Placement{{1, []string{"a"}}, {10, []string{"a", "b"}}}}
+	want := []Span{{Range{1, 9}, []string{"a"}}, {Range{10, ^Seq(0)}, []string{"a", "b"}}}
+	if d := cmp.Diff(want, l.Spans()); d != "" {
+		t.Fatalf("spans (-want +got):\n%s", d)
+	}
+}
