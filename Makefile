@@ -4,8 +4,7 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 FUZZTIME  ?= 30s
 BENCHARGS ?=
 DATA      ?= ./data
-SMTP      ?= 127.0.0.1:2525
-HTTP      ?= 127.0.0.1:8025
+NODES     ?= 3
 
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
@@ -25,8 +24,8 @@ build: ## build bin/chainmail, one static binary
 		-ldflags '-s -w -linkmode external -extldflags "-static" -X main.version=$(VERSION)' \
 		-o bin/chainmail ./cmd/chainmail
 
-run: build ## build, then run one node: ./data, SMTP on 127.0.0.1:2525, HTTP on 127.0.0.1:8025
-	@exec bin/chainmail node --data-dir $(DATA) --smtp $(SMTP) --http $(HTTP)
+run: build ## build, then run a cluster of 3 nodes (NODES) in ./data (DATA), SMTP on 127.0.0.1:2500, 2510, 2520
+	@exec bin/chainmail testcluster run --nodes $(NODES) --dir $(DATA)
 
 setup: ## install the Debian packages that building and testing need (as root; else name them)
 	@packaging/setup.sh test

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
@@ -24,6 +25,7 @@ import (
 // of a field but Dir means its default.
 type Options struct {
 	Dir        string
+	Origin     string // name of the node; a log that is started keeps it
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: metrics are counted but not shown
 
@@ -79,28 +81,34 @@ type Archive struct {
 	opts     Options
 	readOnly bool
 	log      *slog.Logger
+	fs       vfs.FS
 	db       *pebble.DB
-	store    record.StoreID
 	space    spaceGuard
 	memory   *memory
 	metrics  *metrics
 
 	smallBuffers, chunkBuffers, packBuffers *buffers
 	compressors                             sync.Pool
-	nextBody                                atomic.Uint64
 	committing                              atomic.Int64
 	stripes                                 [256]sync.Mutex // by first byte of the hash: one committer of a message at a time
 
-	mu      sync.Mutex // orders the log: held from taking a sequence number to entering the write-ahead log
-	states  map[record.StoreID]logState
-	durable atomic.Uint64 // own receipts 1 … durable are synced; later ones are not shown to anybody
+	own      atomic.Pointer[ownLog]
+	starting sync.Mutex // one StartLog at a time
+	mu       sync.Mutex // orders the logs: held from taking a sequence number to entering the write-ahead log
+	states   map[record.StoreID]logState
+	knowing  sync.Mutex // held while known is replaced; taken after mu
+	known    atomic.Pointer[knownLogs]
+	changed  signal
+	incoming incoming
+	refused  quarantine
 
 	life   sync.RWMutex // read-held while the database is used; taken by Close
 	closed bool
 	failed atomic.Bool
 
-	tide  tidemark
-	scrub scrubber
+	tide    tidemark
+	scrub   scrubber
+	storing sync.Mutex // one writer of the store file at a time
 }
 
 // Run does the archive's own work until ctx ends: it notes the progress of the
@@ -127,6 +135,9 @@ func (a *Archive) Close() error {
 	a.metrics.unregister(a.opts.Registerer)
 	if !a.readOnly && !a.failed.Load() {
 		a.noteTide()
+		if err := a.writeStoreFile(); err != nil {
+			a.log.Warn("the copy of what is known of the logs could not be written", "err", err)
+		}
 		if err := a.db.Flush(); err != nil {
 			a.log.Warn("what is in the database's log could not be written out; the next start will do it", "err", err)
 		}
@@ -144,6 +155,15 @@ func (a *Archive) use() (done func(), err error) {
 	return a.life.RUnlock, nil
 }
 
+var errReadOnly = errors.New("archive: it is open for reading only")
+
+func (a *Archive) useToWrite() (done func(), err error) {
+	if a.readOnly {
+		return nil, errReadOnly
+	}
+	return a.use()
+}
+
 // fatal is the end: a write did not reach the disk. It does not return while
 // the process lives, so that nobody above can mistake it for an answer.
 func (a *Archive) fatal(err error) {
@@ -154,20 +174,7 @@ func (a *Archive) fatal(err error) {
 }
 
 // Store is the identity under which this archive accepts mail.
-func (a *Archive) Store() record.StoreID { return a.store }
-
-// Holdings tells for every log how far, without gaps, its receipts are on
-// this node's disk.
-func (a *Archive) Holdings() map[record.StoreID]record.Seq {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	h := make(map[record.StoreID]record.Seq, len(a.states))
-	for store, state := range a.states {
-		h[store] = state.mark
-	}
-	h[a.store] = record.Seq(a.durable.Load())
-	return h
-}
+func (a *Archive) Store() record.StoreID { return a.own.Load().store }
 
 // Accepting is nil while mail is taken, else an ErrDiskFull or ErrClosed that
 // says what to do. Ask before taking a body.
@@ -193,18 +200,20 @@ type Stats struct {
 	Committing  int64 // messages that are complete and wait for the disk
 	InFlight    int64
 	MemoryLimit int64
+	Quarantined uint64 // receipts whose position has two contents
 	Scrub       ScrubState
 }
 
 // Stats gives the figures of this moment.
 func (a *Archive) Stats() Stats {
 	s := Stats{
-		Store: a.store, MinFree: a.opts.MinFree, Committing: a.committing.Load(),
+		Store: a.Store(), MinFree: a.opts.MinFree, Committing: a.committing.Load(),
 		InFlight: a.memory.used.Load(), MemoryLimit: a.memory.limit,
+		Quarantined: a.refused.count(),
 	}
 	s.Free, _ = a.space.check()
 	for _, state := range a.snapshot() {
-		s.Receipts += uint64(state.mark)
+		s.Receipts += uint64(state.mark) + state.above.Count()
 		s.Messages += state.messages
 		s.RawBytes += int64(state.rawBytes)
 	}
@@ -221,11 +230,6 @@ func (a *Archive) snapshot() map[record.StoreID]logState {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return maps.Clone(a.states)
-}
-
-// logs are the stores whose logs are held, in the order of their identity.
-func logs(states map[record.StoreID]logState) []record.StoreID {
-	return slices.Sorted(maps.Keys(states))
 }
 
 // get reads a value. A damaged value is an error: with value separation Get

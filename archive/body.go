@@ -47,16 +47,33 @@ func (z *compressor) appendChunk(dst, raw []byte) []byte {
 	return dst
 }
 
+// checkChunk compares the checksum of a stored chunk; the error is an
+// ErrCorrupt.
+func checkChunk(chunk []byte) error {
+	if len(chunk) < chunkHeader {
+		return corrupt("chunk of %d bytes has no header", len(chunk))
+	}
+	sum, want := crc32.Checksum(chunk[chunkHeader:], castagnoli), binary.BigEndian.Uint32(chunk[1:])
+	if sum != want {
+		return corrupt("chunk checksum is %08x, want %08x", sum, want)
+	}
+	return nil
+}
+
+// rawLength is the length of a chunk's raw bytes, of a chunk whose checksum is
+// right.
+func rawLength(chunk []byte) uint64 {
+	n, _ := binary.Uvarint(chunk[chunkHeader:])
+	return n
+}
+
 // decodeChunk gives the raw bytes of a stored chunk, in dst's memory where
 // they fit. Every error is an ErrCorrupt.
 func (z *compressor) decodeChunk(dst, chunk []byte) ([]byte, error) {
-	if len(chunk) < chunkHeader {
-		return nil, corrupt("chunk of %d bytes has no header", len(chunk))
+	if err := checkChunk(chunk); err != nil {
+		return nil, err
 	}
 	rest := chunk[chunkHeader:]
-	if sum, want := crc32.Checksum(rest, castagnoli), binary.BigEndian.Uint32(chunk[1:]); sum != want {
-		return nil, corrupt("chunk checksum is %08x, want %08x", sum, want)
-	}
 	size, n := binary.Uvarint(rest)
 	if n <= 0 || size == 0 || size > chunkSize {
 		return nil, corrupt("chunk length %d is not in 1 … %d", size, chunkSize)

@@ -20,6 +20,7 @@ import (
 // one goroutine at a time.
 type Draft struct {
 	a    *Archive
+	own  *ownLog
 	ctx  context.Context
 	hash hash.Hash
 	size int64
@@ -29,16 +30,16 @@ type Draft struct {
 	cost  int64
 	raw   *[]byte  // bytes that make up no whole chunk yet
 	pool  *buffers // where raw came from
+	paid  bool     // somebody else took the memory for it
 
-	batch   *pebble.Batch // chunks that are not written yet
-	body    record.BodyNo // 0 until the first chunk
-	chunks  uint32
-	spilled bool // chunks were written ahead, under a pending key
+	body   bodyWriter // its number is 0 until the first chunk
+	refuse *Conflict  // written with the receipt when the message was refused at a position of another
 }
 
 // NewDraft begins a message. ctx ends its waiting for memory.
 func (a *Archive) NewDraft(ctx context.Context) *Draft {
-	return &Draft{a: a, ctx: ctx, hash: sha256.New()}
+	own := a.own.Load()
+	return &Draft{a: a, own: own, ctx: ctx, hash: sha256.New(), body: bodyWriter{a: a, store: own.store}}
 }
 
 // Write adds to the message. It may wait for memory; ErrBusy when there is
@@ -73,16 +74,18 @@ func (d *Draft) room() error {
 		return d.hold(d.a.memory.large, largeCost, d.a.chunkBuffers)
 	}
 	d.pack()
-	if d.batch.Len() < spillSize {
+	if !d.body.full() {
 		return nil
 	}
-	return d.spill()
+	return d.body.spill()
 }
 
 // hold takes memory of a share, moves raw there and gives back what was held.
 func (d *Draft) hold(share *semaphore.Weighted, cost int64, pool *buffers) error {
-	if err := d.a.memory.take(d.ctx, share, cost); err != nil {
-		return err
+	if !d.paid {
+		if err := d.a.memory.take(d.ctx, share, cost); err != nil {
+			return err
+		}
 	}
 	raw := pool.get()
 	if d.raw != nil {
@@ -96,7 +99,9 @@ func (d *Draft) hold(share *semaphore.Weighted, cost int64, pool *buffers) error
 func (d *Draft) letGo() {
 	if d.raw != nil {
 		d.pool.put(d.raw)
-		d.a.memory.give(d.share, d.cost)
+		if !d.paid {
+			d.a.memory.give(d.share, d.cost)
+		}
 		d.raw = nil
 	}
 }
@@ -104,48 +109,20 @@ func (d *Draft) letGo() {
 // pack compresses raw into the batch as the next chunk.
 func (d *Draft) pack() {
 	a := d.a
-	if d.batch == nil {
-		d.batch = a.db.NewBatch()
-	}
-	if d.body == 0 {
-		d.body = record.BodyNo(a.nextBody.Add(1))
+	if d.body.body == 0 {
+		d.body.body = record.BodyNo(d.own.nextBody.Add(1))
 	}
 	packed := a.packBuffers.get()
 	z := a.compressors.Get().(*compressor)
 	*packed = z.appendChunk(*packed, *d.raw)
 	a.compressors.Put(z)
-	d.set(bodyKey(a.store, d.body, d.chunks), *packed)
+	d.body.add(*packed)
 	a.packBuffers.put(packed)
-	d.chunks++
 	*d.raw = (*d.raw)[:0]
 }
 
-// set adds to the batch, which cannot fail: it only grows in memory.
-func (d *Draft) set(k, v []byte) {
-	if err := d.batch.Set(k, v, nil); err != nil {
-		panic(fmt.Sprintf("archive: batch: %v", err))
-	}
-}
-
-// spill writes the chunks so far ahead of their receipt, without waiting for
-// the disk: the sync of the receipt, later in the same log, covers them.
-func (d *Draft) spill() error {
-	done, err := d.a.use()
-	if err != nil {
-		return err
-	}
-	defer done()
-	if _, err := d.a.space.check(); err != nil {
-		return err
-	}
-	if !d.spilled {
-		d.set(pendingKey(d.a.store, d.body), nil)
-		d.spilled = true
-	}
-	d.a.apply(d.batch, pebble.NoSync)
-	d.batch.Reset()
-	return nil
-}
+// errOtherLog: the message began to come in before StartLog.
+var errOtherLog = fmt.Errorf("%w: a new log was started while the mail came in", ErrBusy)
 
 var errEnded = errors.New("archive: the draft was committed or discarded before")
 
@@ -153,28 +130,7 @@ var errEnded = errors.New("archive: the draft was committed or discarded before"
 func (d *Draft) Discard() {
 	d.letGo()
 	d.err = cmp.Or(d.err, errEnded)
-	if d.batch == nil {
-		return
-	}
-	if done, err := d.a.use(); err == nil {
-		if d.spilled {
-			d.batch.Reset()
-			d.dropBody()
-			d.a.apply(d.batch, pebble.NoSync)
-			d.spilled = false
-		}
-		d.batch.Close()
-		done()
-	}
-	d.batch = nil
-}
-
-// dropBody adds to the batch what removes the chunks written ahead.
-func (d *Draft) dropBody() {
-	start, end := bodyRange(d.a.store, d.body)
-	if err := errors.Join(d.batch.DeleteRange(start, end, nil), d.batch.Delete(pendingKey(d.a.store, d.body), nil)); err != nil {
-		panic(fmt.Sprintf("archive: batch: %v", err))
-	}
+	d.body.close()
 }
 
 // Commit makes the message and a receipt with envelope e durable. When it
@@ -197,17 +153,18 @@ func (d *Draft) Commit(e record.Envelope) (record.Receipt, error) {
 	a.committing.Add(1)
 	defer a.committing.Add(-1)
 	start := time.Now()
-	r := record.Receipt{Position: record.Position{Store: a.store}, Size: d.size, Envelope: e}
+	r := record.Receipt{Position: record.Position{Store: d.own.store}, Size: d.size, Envelope: e}
 	d.hash.Sum(r.Hash[:0])
 	err = d.enter(&r)
 	if err == nil {
 		synced := time.Now()
-		if err := d.batch.SyncWait(); err != nil {
+		if err := d.body.batch.SyncWait(); err != nil {
 			a.fatal(fmt.Errorf("sync of receipt %v: %w", r.Position, err))
 		}
 		a.metrics.committed(&r, start, synced)
-		a.advance(r.Position.Seq)
-		d.spilled = false
+		d.own.advance(r.Position.Seq)
+		a.changed.wake()
+		d.body.spilled = false
 	}
 	done()
 	return r, err
@@ -217,71 +174,60 @@ func (d *Draft) Commit(e record.Envelope) (record.Receipt, error) {
 // visible at once and durable when the batch's SyncWait returns.
 func (d *Draft) enter(r *record.Receipt) error {
 	a := d.a
-	lock := &a.stripes[r.Hash[0]]
+	lock := a.stripe(r.Hash)
 	lock.Lock()
 	defer lock.Unlock()
 
+	// Where the index is damaged, the mail is archived as if it were new: a rotten
+	// block must not keep mail out.
 	entry, err := a.messageEntry(r.Hash)
-	if err != nil && !errors.Is(err, ErrNotFound) {
+	if err != nil && !errors.Is(err, ErrNotFound) && !isDamage(err) {
 		return err
 	}
-	known, have := entry.in(a.store)
+	known, have := a.goodBody(entry, d.own.store)
 	if have {
-		d.forgetBody()
+		d.body.drop()
 		r.Body = known.body
 	} else {
 		if d.raw != nil && len(*d.raw) > 0 {
 			d.pack()
 		}
-		r.Body = d.body
+		r.Body = d.body.body
 	}
-	if d.batch == nil {
-		d.batch = a.db.NewBatch()
+	if d.body.batch == nil {
+		d.body.batch = a.db.NewBatch()
 	}
-	if d.spilled && !have {
-		if err := d.batch.Delete(pendingKey(a.store, d.body), nil); err != nil {
-			return err
-		}
-	}
-	if j := r.Envelope.Journal; j != nil && !j.Inner.IsZero() {
-		d.set(journalKey(j.Inner, r.Hash), nil)
+	b := d.body.batch
+	if d.body.spilled && !have {
+		remove(b, pendingKey(d.own.store, r.Body))
 	}
 
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	state := a.states[a.store]
+	if a.own.Load() != d.own {
+		return errOtherLog
+	}
+	state := a.states[d.own.store]
 	state.mark++
 	r.Position.Seq = state.mark
 	// The clock is read here so that receipts have the same order by time as in
 	// the log: a listing that is resumed would miss one that came out of order.
 	r.ReceivedAt = time.Now().UTC()
-	d.set(receiptKey(r.Position), record.AppendReceipt(nil, r))
-	if !have {
-		d.set(messageKey(r.Hash), append(entry, bodyRef{r.Position, r.Body}).encode())
-	}
 	if len(entry) > 0 {
-		d.set(furtherKey(r.Hash, r.Position), nil)
 		a.metrics.duplicates.Inc()
 	} else {
 		state.messages++
 		state.rawBytes += uint64(r.Size)
-		d.set(timeKey(r.ReceivedAt, r.Position), nil)
 	}
-	d.set(logKey(a.store), state.encode())
-	a.apply(d.batch, pebble.Sync)
-	a.states[a.store] = state
+	index(b, r, record.AppendReceipt(nil, r), entry, false)
+	if d.refuse != nil {
+		d.refuse.Kept = r.Position
+		set(b, d.refuse.key(), encodeJSON(d.refuse))
+	}
+	set(b, logKey(d.own.store), state.encode())
+	a.apply(b, pebble.Sync)
+	a.states[d.own.store] = state
 	return nil
-}
-
-// forgetBody drops the chunks: the log has this message already.
-func (d *Draft) forgetBody() {
-	if d.batch == nil {
-		return
-	}
-	d.batch.Reset()
-	if d.spilled {
-		d.dropBody()
-	}
 }
 
 // apply enters a batch into the write-ahead log and the memtable, or ends the
@@ -300,16 +246,5 @@ func (a *Archive) apply(b *pebble.Batch, o *pebble.WriteOptions) {
 	}
 	if err != nil {
 		a.fatal(fmt.Errorf("write: %w", err))
-	}
-}
-
-// advance makes own receipts up to seq visible. Syncs finish in the order of
-// the log, so when one is durable, all before it are.
-func (a *Archive) advance(seq record.Seq) {
-	for {
-		old := a.durable.Load()
-		if uint64(seq) <= old || a.durable.CompareAndSwap(old, uint64(seq)) {
-			return
-		}
 	}
 }

@@ -3,6 +3,8 @@ package archive
 import (
 	"errors"
 	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
 )
 
 var (
@@ -20,7 +22,17 @@ var (
 	ErrClosed = errors.New("archive is closed")
 	// ErrCorrupt: stored bytes are not what was stored.
 	ErrCorrupt = errors.New("corrupt")
+	// ErrAhead: a peer gave a receipt of the own log that was never made here.
+	ErrAhead = errors.New("a peer knows more of this log than this node: its disk was rolled back; restart the node so that it starts a new log")
+	// ErrNoBody: a receipt came without a body that this node does not hold.
+	ErrNoBody = errors.New("the body is not held here: send it with the receipt")
 )
+
+// isDamage reports whether an error is about rotten bytes, not about a disk
+// that cannot be used or a program that cannot go on.
+func isDamage(err error) bool {
+	return errors.Is(err, ErrCorrupt) || err != nil && pebble.IsCorruptionError(err)
+}
 
 func corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...)

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"chainmail/archive/record"
@@ -87,3 +88,45 @@ func (d *Disk) FlipLog(dir string, part float64) error {
 
 // DamageReceipt puts bytes that are no receipt at a position.
 func (a *Archive) DamageReceipt(p record.Position) { a.put(receiptKey(p), []byte("rot")) }
+
+// LoseEntry removes the index entry of a message; DamageEntry makes it
+// unreadable.
+func (a *Archive) LoseEntry(h record.Hash) { a.put(messageKey(h), nil) }
+
+// DamageEntry puts bytes that are no entry in the index of messages.
+func (a *Archive) DamageEntry(h record.Hash) { a.put(messageKey(h), []byte("rot")) }
+
+// LoseIndexes removes the entries by which the receipt at p is found, but for
+// that of its message.
+func (a *Archive) LoseIndexes(p record.Position) error {
+	r, err := a.receipt(p)
+	if err != nil {
+		return err
+	}
+	for _, k := range [][]byte{timeKey(r.ReceivedAt, p), furtherKey(r.Hash, p)} {
+		a.put(k, nil)
+	}
+	if j := r.Envelope.Journal; j != nil {
+		a.put(journalKey(j.Inner, r.Hash), nil)
+	}
+	return nil
+}
+
+// LoseBody removes the chunks of a receipt's body.
+func (a *Archive) LoseBody(p record.Position) error {
+	r, err := a.receipt(p)
+	if err != nil {
+		return err
+	}
+	b := a.db.NewBatch()
+	defer b.Close()
+	deleteBody(b, p.Store, r.Body)
+	a.apply(b, pebble.NoSync)
+	return nil
+}
+
+// IntakeBatch is how much an Intake keeps in memory beside a body.
+const IntakeBatch = intakeBatch
+
+// Reopen gives the options by which the archive is opened again.
+func (a *Archive) Reopen() Options { return a.opts }

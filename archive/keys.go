@@ -2,6 +2,7 @@ package archive
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"chainmail/archive/record"
@@ -11,9 +12,11 @@ import (
 //
 //	m name                          → small things: format version, store, scrub
 //	l store                         → logState
+//	o store                         → logInfo, JSON
 //	r store seq                     → receipt (record.AppendReceipt)
 //	b store body chunk              → part of a message's bytes (body.go)
 //	p store body                    → empty: a body written ahead of its receipt
+//	q store seq sha256              → Conflict, JSON; the hash is of the receipt
 //	h sha256                        → messageEntry: where the message is kept
 //	d sha256 store seq              → empty: a further receipt of that message
 //	j inner-sha256 sha256           → empty: a journal report of that message
@@ -25,16 +28,18 @@ import (
 // never overlaps what is below it; of the keys that come in random order
 // (h, d, j) each takes some forty bytes a message.
 const (
-	kindMeta    = 'm'
-	kindLog     = 'l'
-	kindReceipt = 'r'
-	kindBody    = 'b'
-	kindPending = 'p'
-	kindMessage = 'h'
-	kindFurther = 'd'
-	kindJournal = 'j'
-	kindTime    = 't'
-	kindFinding = 'x'
+	kindMeta     = 'm'
+	kindLog      = 'l'
+	kindInfo     = 'o'
+	kindReceipt  = 'r'
+	kindBody     = 'b'
+	kindPending  = 'p'
+	kindConflict = 'q'
+	kindMessage  = 'h'
+	kindFurther  = 'd'
+	kindJournal  = 'j'
+	kindTime     = 't'
+	kindFinding  = 'x'
 )
 
 var (
@@ -44,6 +49,8 @@ var (
 )
 
 func logKey(s record.StoreID) []byte { return u64(kindLog, uint64(s)) }
+
+func infoKey(s record.StoreID) []byte { return u64(kindInfo, uint64(s)) }
 
 func receiptKey(p record.Position) []byte {
 	return u64(kindReceipt, uint64(p.Store), uint64(p.Seq))
@@ -77,6 +84,11 @@ func findingKey(p record.Position) []byte {
 	return u64(kindFinding, uint64(p.Store), uint64(p.Seq))
 }
 
+// conflictKey names one refused receipt, by the SHA-256 of its stored form.
+func conflictKey(p record.Position, refused record.Hash) []byte {
+	return append(u64(kindConflict, uint64(p.Store), uint64(p.Seq)), refused[:]...)
+}
+
 // sortableTime maps nanoseconds since 1970 so that earlier times, also those
 // before 1970, are smaller numbers.
 func sortableTime(t time.Time) uint64 { return uint64(t.UnixNano()) ^ 1<<63 }
@@ -93,6 +105,12 @@ func appendPosition(k []byte, p record.Position) []byte {
 	k = binary.BigEndian.AppendUint64(k, uint64(p.Store))
 	return binary.BigEndian.AppendUint64(k, uint64(p.Seq))
 }
+
+// storeAt reads a store at the start of a key's rest.
+func storeAt(k []byte) record.StoreID { return record.StoreID(binary.BigEndian.Uint64(k)) }
+
+// chunkAt reads the chunk's number that ends a body key.
+func chunkAt(k []byte) uint32 { return binary.BigEndian.Uint32(k[len(k)-4:]) }
 
 // positionAt reads the position that ends a key.
 func positionAt(k []byte) record.Position {
@@ -117,36 +135,72 @@ func after(prefix []byte) []byte {
 
 // logState is the value of an l key: what this node holds of one log.
 //
-//	| mark 8 | messages 8 | raw bytes 8 |
+//	| mark 8 | messages 8 | raw bytes 8 | n × | first 8 | last 8 |
 //
-// Receipts 1 … mark are held. Messages and raw bytes count the messages that
-// were new to the node when a receipt of this log brought them.
+// Receipts 1 … mark are held, and above it those of the ranges: rising, with
+// gaps between them. The own log has none above its mark. Messages and raw
+// bytes count the messages that were new to the node when a receipt of this
+// log brought them.
 type logState struct {
 	mark     record.Seq
+	above    record.Ranges
 	messages uint64
 	rawBytes uint64
 }
 
+// held is the set of the receipts that are held.
+func (s logState) held() record.Ranges { return record.Of(1, s.mark).Union(s.above) }
+
+// has reports whether a receipt is held.
+func (s logState) has(seq record.Seq) bool {
+	return seq != 0 && (seq <= s.mark || s.above.Has(seq))
+}
+
+// hold adds receipts.
+func (s *logState) hold(r record.Ranges) {
+	s.above = s.held().Union(r)
+	if s.mark = s.above.Mark(); s.mark > 0 {
+		s.above = s.above[1:]
+	}
+}
+
 func (s logState) encode() []byte {
-	b := binary.BigEndian.AppendUint64(make([]byte, 0, 24), uint64(s.mark))
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 24+16*len(s.above)), uint64(s.mark))
 	b = binary.BigEndian.AppendUint64(b, s.messages)
-	return binary.BigEndian.AppendUint64(b, s.rawBytes)
+	b = binary.BigEndian.AppendUint64(b, s.rawBytes)
+	for _, r := range s.above {
+		b = binary.BigEndian.AppendUint64(b, uint64(r.First))
+		b = binary.BigEndian.AppendUint64(b, uint64(r.Last))
+	}
+	return b
 }
 
 func decodeLogState(b []byte) (logState, error) {
-	if len(b) != 24 {
-		return logState{}, corrupt("log state is %d bytes, want 24", len(b))
+	if len(b) < 24 || len(b)%16 != 8 {
+		return logState{}, corrupt("log state is %d bytes, want 24 and a multiple of 16", len(b))
 	}
-	return logState{
+	s := logState{
 		mark:     record.Seq(binary.BigEndian.Uint64(b)),
 		messages: binary.BigEndian.Uint64(b[8:]),
 		rawBytes: binary.BigEndian.Uint64(b[16:]),
-	}, nil
+	}
+	last := s.mark
+	for b = b[24:]; len(b) > 0; b = b[16:] {
+		r := record.Range{First: record.Seq(binary.BigEndian.Uint64(b)), Last: record.Seq(binary.BigEndian.Uint64(b[8:]))}
+		if r.First <= last+1 || r.Last < r.First {
+			return logState{}, corrupt("log state: range %v does not follow %v with a gap", r, last)
+		}
+		last = r.Last
+		s.above = append(s.above, r)
+	}
+	return s, nil
 }
 
-// messageEntry is the value of an h key: for every log that keeps the
-// message's bytes, the first receipt there and the number of the body. The
-// first element belongs to the message's first receipt on this node.
+// messageEntry is the value of an h key: for every body that keeps the
+// message's bytes, the first receipt known here that has it and the number of
+// the body in that receipt's log. A log has one, or several where an older one
+// was damaged. The first element belongs to the message's first receipt on
+// this node, which has the time key; all others have further keys.
 //
 //	n × | store 8 | seq 8 | body 8 |
 type messageEntry []bodyRef
@@ -175,12 +229,16 @@ func decodeMessageEntry(b []byte) (messageEntry, error) {
 	return e, nil
 }
 
-// in finds the body that the log of store s keeps.
-func (e messageEntry) in(s record.StoreID) (bodyRef, bool) {
-	for _, r := range e {
-		if r.pos.Store == s {
-			return r, true
-		}
+// at finds a body of the log of store s.
+func (e messageEntry) at(s record.StoreID, b record.BodyNo) (bodyRef, bool) {
+	i := slices.IndexFunc(e, func(r bodyRef) bool { return r.pos.Store == s && r.body == b })
+	if i < 0 {
+		return bodyRef{}, false
 	}
-	return bodyRef{}, false
+	return e[i], true
+}
+
+// with is the entry with one more body, in memory of its own.
+func (e messageEntry) with(r bodyRef) messageEntry {
+	return append(slices.Clip(e), r)
 }

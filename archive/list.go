@@ -50,7 +50,7 @@ func (a *Archive) Messages(ctx context.Context, q Query) iter.Seq2[record.Messag
 type listing struct {
 	low, high []byte
 	newest    bool
-	durable   record.Seq // own receipts after it came after the listing began
+	sight     sight // what is not in it came after the listing began
 }
 
 func (l *listing) done() bool { return bytes.Compare(l.low, l.high) >= 0 }
@@ -67,7 +67,7 @@ func (l *listing) pass(key []byte) {
 func (a *Archive) list(q Query) (*listing, error) {
 	l := &listing{
 		low: []byte{kindTime}, high: []byte{kindTime + 1}, newest: q.Newest,
-		durable: record.Seq(a.durable.Load()),
+		sight: a.sight(),
 	}
 	if !q.Since.IsZero() {
 		l.low = u64(kindTime, sortableTime(q.Since))
@@ -128,8 +128,8 @@ func (a *Archive) page(l *listing) (page []record.Message, err error) {
 	ok := first()
 	for n := 0; ok && n < pageSize && err == nil; n++ {
 		l.pass(slices.Clone(it.Key()))
-		if p := positionAt(it.Key()); p.Store != a.store || p.Seq <= l.durable {
-			page, err = a.appendAt(page, p)
+		if p := positionAt(it.Key()); l.sight.has(p) {
+			page, err = a.appendAt(page, p, it.Key())
 		}
 		ok = next()
 	}
@@ -142,22 +142,32 @@ func (a *Archive) page(l *listing) (page []record.Message, err error) {
 // appendAt adds the message with the receipt at p to a page. One damaged
 // receipt must not hide all that follow: it is left out, and named in the
 // findings.
-func (a *Archive) appendAt(page []record.Message, p record.Position) ([]record.Message, error) {
-	m, err := a.messageAt(p)
+func (a *Archive) appendAt(page []record.Message, p record.Position, key []byte) ([]record.Message, error) {
+	m, err := a.messageAt(p, key)
 	if errors.Is(err, ErrCorrupt) {
 		a.scrub.record(a, &Finding{Position: p, Problem: err.Error(), FoundAt: time.Now().UTC()})
 		return page, nil
 	}
-	if err != nil {
+	if err != nil || m == nil {
 		return page, err
 	}
-	return append(page, m), nil
+	return append(page, *m), nil
 }
 
-func (a *Archive) messageAt(p record.Position) (record.Message, error) {
+// messageAt reads the message that a time key leads to; nil when the message
+// has another time key since it was repaired.
+func (a *Archive) messageAt(p record.Position, key []byte) (*record.Message, error) {
 	r, err := a.receipt(p)
 	if err != nil {
-		return record.Message{}, err
+		return nil, err
 	}
-	return a.message(r.Hash)
+	entry, err := a.messageEntry(r.Hash)
+	if err != nil {
+		return nil, err
+	}
+	if entry[0].pos != p || !bytes.Equal(timeKey(r.ReceivedAt, p), key) {
+		return nil, nil
+	}
+	m, err := a.messageOf(r.Hash, entry)
+	return &m, err
 }

@@ -11,6 +11,7 @@ import (
 // metrics are the archive's figures for Prometheus.
 type metrics struct {
 	receipts, bytes, duplicates, stalls, corruptions, scrubbed prometheus.Counter
+	replicated, replicatedBytes, repairs                       prometheus.Counter
 	commit, sync                                               prometheus.Histogram
 	live                                                       *liveGauges
 }
@@ -50,15 +51,18 @@ func newMetrics(a *Archive) *metrics {
 		})
 	}
 	m := &metrics{
-		receipts:    counter("receipts_total", "Receipts written to disk since the node started."),
-		bytes:       counter("received_bytes_total", "Bytes of the messages of those receipts, as received."),
-		duplicates:  counter("duplicate_receipts_total", "Receipts of a message that was already there; its body was not stored again."),
-		stalls:      counter("write_stalls_total", "Times that mail had to wait for the database to write out what it holds in memory."),
-		corruptions: counter("database_corruptions_total", "Times that the database itself found a damaged file."),
-		scrubbed:    counter("scrubbed_bytes_total", "Bytes of messages that the background check read and hashed."),
-		commit:      histogram("commit_seconds", "Time from the end of a message to its receipt being on disk."),
-		sync:        histogram("sync_wait_seconds", "Part of commit_seconds spent waiting for the disk."),
-		live:        &liveGauges{a: a},
+		receipts:        counter("receipts_total", "Receipts of this node's own log written to disk since the node started."),
+		bytes:           counter("received_bytes_total", "Bytes of the messages of those receipts, as received."),
+		duplicates:      counter("duplicate_receipts_total", "Receipts of a message that was already there; its body was not stored again."),
+		stalls:          counter("write_stalls_total", "Times that mail had to wait for the database to write out what it holds in memory."),
+		corruptions:     counter("database_corruptions_total", "Times that the database itself found a damaged file."),
+		scrubbed:        counter("scrubbed_bytes_total", "Bytes of messages that the background check read and hashed."),
+		replicated:      counter("replicated_receipts_total", "Receipts that peers sent and that are on disk here since the node started."),
+		replicatedBytes: counter("replicated_bytes_total", "Bytes of the messages of those receipts, as they were first received."),
+		repairs:         counter("repairs_total", "Receipts that were damaged or gone here and came back whole from a peer."),
+		commit:          histogram("commit_seconds", "Time from the end of a message to its receipt being on disk."),
+		sync:            histogram("sync_wait_seconds", "Part of commit_seconds spent waiting for the disk."),
+		live:            &liveGauges{a: a},
 	}
 	gauge := func(name, help string, read func(Stats) float64) {
 		desc := prometheus.NewDesc(prometheus.BuildFQName("chainmail", "archive", name), help, nil, nil)
@@ -81,12 +85,13 @@ func newMetrics(a *Archive) *metrics {
 		}
 		return float64(s.Scrub.FinishedAt.Unix())
 	})
+	gauge("quarantined", "Receipts whose position has two contents, because some node's disk was rolled back. The mail of both is kept; anything but 0 needs an administrator.", func(s Stats) float64 { return float64(s.Quarantined) })
 	gauge("damaged_receipts", "Receipts that a check found unreadable. Anything but 0 needs an administrator.", func(s Stats) float64 { return float64(s.Scrub.Bad) })
 	return m
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.receipts, m.bytes, m.duplicates, m.stalls, m.corruptions, m.scrubbed, m.commit, m.sync, m.live}
+	return []prometheus.Collector{m.receipts, m.bytes, m.duplicates, m.stalls, m.corruptions, m.scrubbed, m.replicated, m.replicatedBytes, m.repairs, m.commit, m.sync, m.live}
 }
 
 func (m *metrics) register(r prometheus.Registerer) error {

@@ -11,13 +11,12 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"chainmail/archive/record"
 )
 
 // formatVersion is the version of the key space in keys.go.
-const formatVersion = 1
+const formatVersion = 2
 
 // Open opens the archive in o.Dir, which it creates when there is none. It
 // removes what a crash left of mail that was never acknowledged. Errors name
@@ -49,6 +48,7 @@ func open(o Options, readOnly bool) (*Archive, error) {
 	a.compressors.New = func() any { return newCompressor() }
 	a.metrics = newMetrics(a)
 	po := a.pebbleOptions()
+	a.fs = po.FS
 	if readOnly {
 		if found, err := pebble.Peek(o.Dir, po.FS); err != nil || !found.Exists {
 			return nil, fmt.Errorf("archive %s: there is no archive: name the data directory of a node", o.Dir)
@@ -66,7 +66,7 @@ func open(o Options, readOnly bool) (*Archive, error) {
 		return nil, openError(o.Dir, err)
 	}
 	a.db = db
-	if err := a.load(po.FS); err != nil {
+	if err := a.load(); err != nil {
 		return nil, errors.Join(openError(o.Dir, err), a.tide.close(), db.Close())
 	}
 	if o.Registerer != nil {
@@ -91,7 +91,51 @@ func openError(dir string, err error) error {
 }
 
 // load reads what must be known before mail comes in.
-func (a *Archive) load(fs vfs.FS) error {
+func (a *Archive) load() error {
+	err := a.loadMeta()
+	recovered := isDamage(err)
+	if recovered {
+		err = a.recoverMeta(err)
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.scrub.load(a); err != nil {
+		return err
+	}
+	if err := a.refused.load(a); err != nil {
+		return err
+	}
+	noted, err := a.tide.open(a.fs, a.opts.Dir, a.readOnly)
+	if err != nil {
+		return fmt.Errorf("%s: %w", tidemarkName, err)
+	}
+	if recovered {
+		a.recoverMark(noted)
+	}
+	own := a.own.Load()
+	own.durable.Store(uint64(a.states[own.store].mark))
+	lost := a.compareTidemark(noted)
+	if a.readOnly {
+		return nil
+	}
+	if err := a.removePending(); err != nil {
+		return err
+	}
+	last, err := a.lastBody()
+	if err != nil && !isDamage(err) {
+		return err
+	}
+	own.nextBody.Store(last)
+	if recovered || lost || err != nil || a.renamed() {
+		_, err := a.StartLog()
+		return err
+	}
+	return a.writeStoreFile()
+}
+
+// loadMeta reads the identity of the archive and the states of its logs.
+func (a *Archive) loadMeta() error {
 	format, err := a.get(metaFormat)
 	switch {
 	case errors.Is(err, pebble.ErrNotFound) && !a.readOnly:
@@ -107,36 +151,27 @@ func (a *Archive) load(fs vfs.FS) error {
 	if err != nil || len(store) != 8 {
 		return fmt.Errorf("store identity %x is unreadable: %w", store, cmp.Or(err, ErrCorrupt))
 	}
-	a.store = record.StoreID(binary.BigEndian.Uint64(store))
-	if err := a.loadStates(); err != nil {
-		return err
-	}
-	if err := a.scrub.load(a); err != nil {
-		return err
-	}
-	if err := a.openTidemark(fs); err != nil {
-		return err
-	}
-	a.durable.Store(uint64(a.states[a.store].mark))
-	next, err := a.lastBody()
-	if err != nil {
-		return err
-	}
-	a.nextBody.Store(next)
-	if a.readOnly {
-		return nil
-	}
-	return a.removePending()
+	a.own.Store(&ownLog{store: storeAt(store)})
+	return a.loadLogs()
+}
+
+// renamed reports whether the own log was started by a node of another name.
+// It stays that node's, and this one begins its own.
+func (a *Archive) renamed() bool {
+	l := (*a.known.Load())[a.Store()]
+	return a.opts.Origin != "" && l.Origin != a.opts.Origin
 }
 
 // create makes a new database the log of a new store.
 func (a *Archive) create() error {
 	b := a.db.NewBatch()
 	defer b.Close()
-	return errors.Join(
-		b.Set(metaStore, u64(0, uint64(newStoreID()))[1:], nil),
-		b.Set(metaFormat, []byte{formatVersion}, nil),
-		b.Commit(pebble.Sync))
+	id := newStoreID()
+	set(b, metaStore, u64(0, uint64(id))[1:])
+	set(b, metaFormat, []byte{formatVersion})
+	set(b, logKey(id), logState{}.encode())
+	set(b, infoKey(id), encodeJSON(logInfo{Origin: a.opts.Origin}))
+	return b.Commit(pebble.Sync)
 }
 
 func newStoreID() record.StoreID {
@@ -149,20 +184,9 @@ func newStoreID() record.StoreID {
 	}
 }
 
-func (a *Archive) loadStates() error {
-	a.states = map[record.StoreID]logState{a.store: {}}
-	return a.scan([]byte{kindLog}, nil, func(k, v []byte) error {
-		state, err := decodeLogState(v)
-		if err == nil {
-			a.states[record.StoreID(binary.BigEndian.Uint64(k[1:]))] = state
-		}
-		return err
-	})
-}
-
 // lastBody finds the largest body number in the own log.
 func (a *Archive) lastBody() (uint64, error) {
-	prefix := u64(kindBody, uint64(a.store))
+	prefix := u64(kindBody, uint64(a.Store()))
 	it, err := a.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
 	if err != nil {
 		return 0, err
@@ -184,6 +208,10 @@ func (a *Archive) removePending() error {
 		start, end := bodyRange(record.StoreID(store), record.BodyNo(body))
 		return errors.Join(b.DeleteRange(start, end, nil), b.Delete(k, nil))
 	})
+	if isDamage(err) {
+		a.log.Error("what was coming in when the node stopped cannot be found: it takes space until the database is rebuilt", "dir", a.opts.Dir, "err", err)
+		err = nil
+	}
 	if err != nil || b.Empty() {
 		return err
 	}

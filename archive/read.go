@@ -5,17 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
 	"chainmail/archive/record"
 )
 
-// visible reports whether the receipt at p may be shown: receipts of the own
-// log may be in the database some milliseconds before they are durable.
-func (a *Archive) visible(p record.Position) bool {
-	return p.Store != a.store || uint64(p.Seq) <= a.durable.Load()
-}
+// visible reports whether the receipt at p may be shown: it is held, and
+// durable.
+func (a *Archive) visible(p record.Position) bool { return a.sight().has(p) }
 
 // receipt reads the receipt at p.
 func (a *Archive) receipt(p record.Position) (record.Receipt, error) {
@@ -68,29 +67,46 @@ func (a *Archive) message(h record.Hash) (record.Message, error) {
 	if err != nil {
 		return record.Message{}, err
 	}
-	positions := []record.Position{entry[0].pos}
+	return a.messageOf(h, entry)
+}
+
+// messageOf reads the receipts of a message. Damaged ones are left out, and
+// named in the findings, while there are others.
+func (a *Archive) messageOf(h record.Hash, entry messageEntry) (record.Message, error) {
+	var positions []record.Position
+	for _, ref := range entry {
+		positions = append(positions, ref.pos)
+	}
 	prefix := append([]byte{kindFurther}, h[:]...)
-	err = a.scan(prefix, nil, func(k, _ []byte) error {
+	err := a.scan(prefix, nil, func(k, _ []byte) error {
 		positions = append(positions, positionAt(k))
 		return nil
 	})
-	if err != nil {
+	// A damaged table may have none of the message's keys. If it has, the check
+	// of the receipt they belong to finds it.
+	if err != nil && !isDamage(err) {
 		return record.Message{}, fmt.Errorf("receipts of %v: %w", h, err)
 	}
+	slices.SortFunc(positions, record.Position.Compare)
+	positions = slices.Compact(positions)
 	m := record.Message{Hash: h}
+	now := a.sight()
+	var damage error
 	for _, p := range positions {
-		if !a.visible(p) {
+		if !now.has(p) {
 			continue
 		}
 		r, err := a.receipt(p)
 		if err != nil {
-			return record.Message{}, err
+			damage = err
+			a.scrub.record(a, &Finding{Position: p, Hash: h, Problem: err.Error(), FoundAt: time.Now().UTC()})
+			continue
 		}
 		m.Size = r.Size
 		m.Receipts = append(m.Receipts, r)
 	}
 	if len(m.Receipts) == 0 {
-		return record.Message{}, fmt.Errorf("%v: %w", h, ErrNotFound)
+		return record.Message{}, cmp.Or(damage, fmt.Errorf("%v: %w", h, ErrNotFound))
 	}
 	slices.SortStableFunc(m.Receipts, func(x, y record.Receipt) int {
 		return cmp.Or(x.ReceivedAt.Compare(y.ReceivedAt), x.Position.Compare(y.Position))

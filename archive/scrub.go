@@ -37,6 +37,7 @@ type scrubber struct {
 	mu    sync.Mutex
 	pass  scrubPass
 	found map[record.Position]*Finding
+	bad   map[record.StoreID]record.Ranges // positions of found; nil when it has changed since
 }
 
 // scrubPass is the value of the key metaScrub, in JSON.
@@ -62,11 +63,16 @@ func (s *scrubber) load(a *Archive) error {
 		a.log.Warn("the place of the background check is lost; it begins anew", "err", err)
 		s.pass = scrubPass{Done: true}
 	}
-	return a.scan([]byte{kindFinding}, nil, func(k, v []byte) error {
+	err = a.scan([]byte{kindFinding}, nil, func(k, v []byte) error {
 		f := new(Finding)
 		s.found[positionAt(k)] = f
 		return json.Unmarshal(v, f)
 	})
+	if isDamage(err) {
+		a.log.Error("findings of earlier checks cannot be read: the next pass makes them anew", "dir", a.opts.Dir, "err", err)
+		return nil
+	}
+	return err
 }
 
 // run makes pass after pass until ctx ends.
@@ -93,13 +99,14 @@ func (s *scrubber) run(ctx context.Context, a *Archive) error {
 
 // begin starts a pass over what the logs hold now.
 func (s *scrubber) begin(a *Archive) scrubPass {
-	states := a.snapshot()
 	pass := scrubPass{StartedAt: time.Now().UTC(), FinishedAt: s.current().FinishedAt}
-	for _, state := range states {
-		pass.Total += uint64(state.mark)
+	now := a.sight()
+	for _, store := range now.stores() {
+		pass.Total += now.held(store).Count()
+	}
+	for _, state := range a.snapshot() {
 		pass.Goal += int64(state.rawBytes)
 	}
-	pass.Next = record.Position{Store: logs(states)[0], Seq: 1}
 	return pass
 }
 
@@ -107,7 +114,7 @@ func (s *scrubber) begin(a *Archive) scrubPass {
 func (s *scrubber) finish(ctx context.Context, a *Archive, pass scrubPass) error {
 	defer func() { s.save(a, pass) }()
 	for saved := time.Now(); pass.Checked < pass.Total; {
-		p, ok := a.held(pass.Next)
+		p, ok := a.sight().next(pass.Next)
 		if !ok {
 			break
 		}
@@ -149,21 +156,6 @@ func (p *scrubPass) wait(now time.Time, period time.Duration) time.Duration {
 	return 0
 }
 
-// held gives p, or when its log ends before it, the first receipt of the next
-// log.
-func (a *Archive) held(p record.Position) (record.Position, bool) {
-	states := a.snapshot()
-	for _, store := range logs(states) {
-		if store == p.Store && p.Seq <= states[store].mark && a.visible(p) {
-			return p, true
-		}
-		if store > p.Store && states[store].mark > 0 {
-			return record.Position{Store: store, Seq: 1}, true
-		}
-	}
-	return record.Position{}, false
-}
-
 func (s *scrubber) current() scrubPass {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,9 +179,16 @@ func (s *scrubber) save(a *Archive, pass scrubPass) {
 // record keeps a finding; clear takes one back.
 func (s *scrubber) record(a *Archive, f *Finding) {
 	s.mu.Lock()
+	known := s.found[f.Position] != nil
 	s.found[f.Position] = f
+	if !known {
+		s.bad = nil
+	}
 	s.mu.Unlock()
 	a.put(findingKey(f.Position), encodeJSON(f))
+	if !known {
+		a.changed.wake()
+	}
 }
 
 func (s *scrubber) clear(a *Archive, p record.Position) {
@@ -198,8 +197,40 @@ func (s *scrubber) clear(a *Archive, p record.Position) {
 	}
 	s.mu.Lock()
 	delete(s.found, p)
+	s.bad = nil
 	s.mu.Unlock()
 	a.put(findingKey(p), nil)
+	a.changed.wake()
+}
+
+// damaged are the receipts of a log that have findings.
+func (s *scrubber) damaged(store record.StoreID) record.Ranges {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bad == nil {
+		s.bad = map[record.StoreID]record.Ranges{}
+		for _, f := range s.sorted(func(record.Position) bool { return true }) {
+			s.bad[f.Position.Store] = appendSeq(s.bad[f.Position.Store], f.Position.Seq)
+		}
+	}
+	return s.bad[store]
+}
+
+// appendSeq adds a number that is larger than all of a set, in the set's own
+// memory.
+func appendSeq(r record.Ranges, seq record.Seq) record.Ranges {
+	if n := len(r); n > 0 && r[n-1].Last+1 == seq {
+		r[n-1].Last = seq
+		return r
+	}
+	return append(r, record.Range{First: seq, Last: seq})
+}
+
+// sharing are the findings about a message.
+func (s *scrubber) sharing(h record.Hash) []Finding {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sorted(func(p record.Position) bool { return s.found[p].Hash == h })
 }
 
 // finding is what is known of a receipt; nil for nothing.
@@ -221,11 +252,11 @@ func (s *scrubber) state() ScrubState {
 	return st
 }
 
-// beyond gives the findings about receipts that are no longer in their logs.
-func (s *scrubber) beyond(states map[record.StoreID]logState) []Finding {
+// beyond gives the findings about receipts that are not in their logs.
+func (s *scrubber) beyond(now sight) []Finding {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sorted(func(p record.Position) bool { return p.Seq > states[p.Store].mark })
+	return s.sorted(func(p record.Position) bool { return !now.has(p) })
 }
 
 func (s *scrubber) sorted(want func(record.Position) bool) (fs []Finding) {

@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"os"
+	"sync"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"chainmail/archive/record"
@@ -27,6 +27,7 @@ import (
 //
 //	| store 8 | seq 8 | counter 8 | CRC-32C of those 4 |
 type tidemark struct {
+	mu      sync.Mutex
 	file    vfs.File
 	counter uint64
 	written record.Position
@@ -80,6 +81,8 @@ func syncDir(fs vfs.FS, dir string) error {
 
 // write notes that the log is durable up to p.
 func (t *tidemark) write(p record.Position) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if p == t.written {
 		return nil
 	}
@@ -104,54 +107,46 @@ func (t *tidemark) close() error {
 	return t.file.Close()
 }
 
-// openTidemark compares the log with what was noted of it.
-func (a *Archive) openTidemark(fs vfs.FS) error {
-	noted, err := a.tide.open(fs, a.opts.Dir, a.readOnly)
-	if err != nil {
-		return fmt.Errorf("%s: %w", tidemarkName, err)
-	}
-	held := a.states[noted.Store].mark
-	if noted.Seq <= held {
-		return nil
+// compareTidemark compares the log with what was noted of it. It reports
+// whether receipts of the own log are gone, so that a new one must be started.
+// A peer that has them may give them back.
+func (a *Archive) compareTidemark(noted record.Position) (lost bool) {
+	held := a.states[noted.Store].held()
+	gone := record.Of(held.Last()+1, noted.Seq)
+	if len(gone) == 0 {
+		return false
 	}
 	a.log.Error("receipts that were acknowledged are gone from this disk: the end of the database's log is damaged; their positions are in 'chainmail status'",
-		"store", noted.Store, "from", held+1, "to", noted.Seq)
-	for seq := held + 1; seq <= noted.Seq; seq++ {
+		"store", noted.Store, "seqs", gone)
+	for seq := range each(gone) {
 		a.scrub.record(a, &Finding{
 			Position: record.Position{Store: noted.Store, Seq: seq},
 			Problem:  "it was acknowledged and is gone: the end of the database's log was damaged in a crash",
 			FoundAt:  time.Now().UTC(),
 		})
 	}
-	if a.readOnly || noted.Store != a.store {
-		return nil
-	}
-	return a.newStore()
+	return noted.Store == a.Store()
 }
 
 // keepTidemark notes the progress of the log until ctx ends.
 func (a *Archive) keepTidemark(ctx context.Context) error {
+	saved := time.Now()
 	for sleep(ctx, tidemarkPeriod) {
 		a.noteTide()
+		if time.Since(saved) > storeFilePeriod {
+			saved = time.Now()
+			if err := a.writeStoreFile(); err != nil {
+				return err
+			}
+		}
 	}
 	a.noteTide()
 	return nil
 }
 
 func (a *Archive) noteTide() {
-	if err := a.tide.write(record.Position{Store: a.store, Seq: record.Seq(a.durable.Load())}); err != nil {
+	own := a.own.Load()
+	if err := a.tide.write(record.Position{Store: own.store, Seq: record.Seq(own.durable.Load())}); err != nil {
 		a.fatal(fmt.Errorf("note the progress of the log in %s: %w", tidemarkName, err))
 	}
-}
-
-// newStore gives the archive a new identity and log; the old one stays.
-func (a *Archive) newStore() error {
-	b := a.db.NewBatch()
-	defer b.Close()
-	id := newStoreID()
-	if err := errors.Join(b.Set(metaStore, u64(0, uint64(id))[1:], nil), b.Set(logKey(id), logState{}.encode(), nil), b.Commit(pebble.Sync)); err != nil {
-		return err
-	}
-	a.store, a.states[id] = id, logState{}
-	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -33,15 +34,14 @@ type Progress struct {
 // after every receipt; report must not keep p.Finding's address. An error
 // means that it could not go on, not that something was found.
 func (a *Archive) Verify(ctx context.Context, report func(Progress)) error {
-	states := a.snapshot()
-	states[a.store] = logState{mark: record.Seq(a.durable.Load())}
-	gone := a.scrub.beyond(states)
+	now := a.sight()
+	gone := a.scrub.beyond(now)
 	p := Progress{Total: uint64(len(gone))}
-	for _, s := range states {
-		p.Total += uint64(s.mark)
+	for _, store := range now.stores() {
+		p.Total += now.held(store).Count()
 	}
-	for _, store := range logs(states) {
-		for seq := record.Seq(1); seq <= states[store].mark; seq++ {
+	for _, store := range now.stores() {
+		for seq := range each(now.held(store)) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -61,6 +61,33 @@ func (a *Archive) Verify(ctx context.Context, report func(Progress)) error {
 		report(p)
 	}
 	return nil
+}
+
+// each gives the numbers of a set in rising order.
+func each(r record.Ranges) iter.Seq[record.Seq] {
+	return func(yield func(record.Seq) bool) {
+		for _, x := range r {
+			for seq := x.First; ; seq++ {
+				if !yield(seq) {
+					return
+				}
+				if seq == x.Last {
+					break
+				}
+			}
+		}
+	}
+}
+
+// Check reads the receipt at p, its index entries and its body now, as Verify
+// does with all. It gives what is wrong, which Logs leaves out from then on,
+// or nil.
+func (a *Archive) Check(p record.Position) (*Finding, error) {
+	if !a.visible(p) {
+		return nil, fmt.Errorf("%v: %w", p, ErrNotFound)
+	}
+	_, f, err := a.check(p)
+	return f, err
 }
 
 // check verifies the receipt at p and, when it is the first of its message in
@@ -113,9 +140,9 @@ func (a *Archive) examineReceipt(p record.Position) (r record.Receipt, isFirst b
 	if err != nil {
 		return r, false, fmt.Errorf("the index of messages lacks it: %w", err)
 	}
-	first, ok := entry.in(p.Store)
-	if !ok || first.body != r.Body {
-		return r, false, corrupt("the index of messages names another body")
+	first, ok := entry.at(p.Store, r.Body)
+	if !ok {
+		return r, false, corrupt("the index of messages does not name its body")
 	}
 	if problem := a.examineIndexes(&r, entry); problem != nil {
 		return r, false, problem

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -12,11 +13,19 @@ import (
 // each of them.
 type Config struct {
 	Name       string      `yaml:"name"`
+	Role       Role        `yaml:"role"`
+	Cluster    string      `yaml:"cluster"` // identity of the cluster that the node must belong to
 	DataDir    string      `yaml:"data_dir"`
 	SMTP       string      `yaml:"smtp"`
+	Chain      string      `yaml:"chain"`
+	Gossip     string      `yaml:"gossip"`
+	Raft       string      `yaml:"raft"`
 	HTTP       string      `yaml:"http"`
+	Advertise  Advertise   `yaml:"advertise"`
 	HTTPTLS    KeyPair     `yaml:"http_tls"`
+	ChainAllow []string    `yaml:"chain_allow"` // IP addresses, CIDR blocks and domains of foreign servers that may hand in mail on the chain port
 	Connectors []Connector `yaml:"connectors"`
+	Routes     []Route     `yaml:"routes"`
 	Limits     Limits      `yaml:"limits"`
 	Disk       Disk        `yaml:"disk"`
 	Scrub      Scrub       `yaml:"scrub"`
@@ -28,6 +37,47 @@ type KeyPair struct {
 	Cert string `yaml:"cert"`
 	Key  string `yaml:"key"`
 }
+
+// Advertise says where others reach the node's listeners, "host:port" or only
+// a host, when that is not where they listen: behind a translated address, or
+// on a machine with several network cards.
+type Advertise struct {
+	SMTP   string `yaml:"smtp"`
+	Chain  string `yaml:"chain"`
+	Gossip string `yaml:"gossip"`
+	Raft   string `yaml:"raft"`
+	HTTP   string `yaml:"http"`
+}
+
+// Route sends the node's mail on to a foreign mail server.
+type Route struct {
+	Name         string     `yaml:"name"`
+	Target       string     `yaml:"target"` // host:port
+	TLS          RouteTLS   `yaml:"tls"`
+	User         string     `yaml:"user"`
+	PasswordFile string     `yaml:"password_file"`
+	Send         RouteSend  `yaml:"send"`
+	From         RouteStart `yaml:"from"`
+	MaxRetries   int        `yaml:"max_retries"` // of one mail; 0: for ever
+	Concurrency  int        `yaml:"concurrency"`
+	Sender       string     `yaml:"sender"`    // in place of each mail's own
+	Recipient    string     `yaml:"recipient"` // in place of each mail's own
+}
+
+// RouteTLS is how a route encrypts.
+type RouteTLS struct {
+	Mode TLSMode `yaml:"mode"`
+	CA   string  `yaml:"ca"` // PEM file of the authorities to believe; empty: the system's
+}
+
+// RouteSend says which receipts a route sends.
+type RouteSend string
+
+// RouteStart says where a new route begins.
+type RouteStart string
+
+// Role is what a node does in its cluster.
+type Role string
 
 // Connector is one listener that takes mail.
 type Connector struct {
@@ -61,6 +111,15 @@ type LogFormat string
 
 // The values that the enumerated keys take.
 const (
+	RoleData    Role = "data"
+	RoleWitness Role = "witness" // votes, keeps no mail
+
+	SendAll RouteSend = "all"
+	SendOwn RouteSend = "own" // what this node took itself
+
+	FromNow       RouteStart = "now"
+	FromBeginning RouteStart = "beginning"
+
 	KindSMTP Kind = "smtp"
 	KindLMTP Kind = "lmtp"
 
@@ -144,8 +203,12 @@ type Log struct {
 // are left to Complete, because they depend on what the operator adds.
 func Default() Config {
 	return Config{
+		Role:    RoleData,
 		DataDir: "/var/lib/chainmail",
-		HTTP:    "127.0.0.1:8025",
+		Chain:   ":8091",
+		Gossip:  ":8092",
+		Raft:    ":8093",
+		HTTP:    ":8025",
 		Limits: Limits{
 			MaxMessageSize: 150 * MiB,
 			MaxRecipients:  10_000,
@@ -177,7 +240,7 @@ const (
 func (c Config) Complete() Config {
 	if c.Name == "" {
 		if host, err := os.Hostname(); err == nil {
-			c.Name = host
+			c.Name = strings.ToLower(host)
 		}
 	}
 	c.Connectors = slices.Clone(c.Connectors)
@@ -192,7 +255,22 @@ func (c Config) Complete() Config {
 	for i := range c.Connectors {
 		c.Connectors[i] = c.Connectors[i].complete()
 	}
+	c.Routes = slices.Clone(c.Routes)
+	for i := range c.Routes {
+		c.Routes[i] = c.Routes[i].complete()
+	}
+	if c.Role == RoleWitness {
+		c.SMTP, c.Chain, c.Connectors, c.Routes = "", "", nil, nil
+	}
 	return c
+}
+
+func (r Route) complete() Route {
+	r.TLS.Mode = cmp.Or(r.TLS.Mode, TLSStartTLS)
+	r.Send = cmp.Or(r.Send, SendAll)
+	r.From = cmp.Or(r.From, FromNow)
+	r.Concurrency = cmp.Or(r.Concurrency, 4)
+	return r
 }
 
 func (k Connector) complete() Connector {

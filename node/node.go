@@ -16,6 +16,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"chainmail/archive"
+	"chainmail/chain"
+	"chainmail/chain/route"
+	"chainmail/membership"
+	"chainmail/membership/ring"
 	"chainmail/node/api"
 	"chainmail/node/httpd"
 	"chainmail/node/smtpd"
@@ -25,9 +29,12 @@ import (
 type Options struct {
 	Logger  *slog.Logger // nil: silent
 	Version string       // of the program, for status and metrics
-	// Ready is called once, when all listeners take connections. Nil: nobody
-	// is told.
+	// Ready is called once, when all listeners take connections and mail is
+	// taken. Nil: nobody is told.
 	Ready func()
+	// Network and Disk replace the machine's in tests. Nil: the machine's.
+	Network *Network
+	Disk    *archive.Disk
 }
 
 // Node is one node of the archive.
@@ -39,7 +46,10 @@ type Node struct {
 	started  time.Time
 	state    atomic.Value // string, one of api.State…
 
-	archive *archive.Archive
+	members *membership.Membership
+	archive *archive.Archive // nil on a witness, like all that follows but http
+	chain   *chain.Chain
+	routes  []*route.Route
 	smtp    *smtpd.Server
 	http    *httpd.Server
 }
@@ -70,32 +80,47 @@ func SocketPath(dataDir string) string { return filepath.Join(dataDir, adminSock
 // ArchiveDir is where a data directory keeps its mail.
 func ArchiveDir(dataDir string) string { return filepath.Join(dataDir, "archive") }
 
-// Run opens the archive and all listeners, and serves until ctx ends or a part
-// fails. A node runs once.
+// Run opens the archive and all listeners, and serves until ctx ends, a part
+// fails, or the node has left its cluster. A node runs once.
 //
 // The parts depend on one another from the bottom up, so they start in this
 // order and stop in the reverse:
 //
 //	readiness   first of all /readyz says no, so that balancers look elsewhere
+//	place       nobody changes the node's place in the cluster while it stops
 //	SMTP, LMTP  then clients get 421; mail in flight finishes and is committed
 //	HTTP        stays until then, so that the drain can be watched
+//	routes      note how far they are
+//	chain       stays until then, because mail in flight waits for its copies
+//	membership  tells the others that the node goes, not that it died
 //	archive     closes when nobody can write or read any more
 func (n *Node) Run(ctx context.Context) error {
 	n.started = time.Now()
 	if err := n.open(ctx); err != nil {
 		return err
 	}
-	err := runStack(ctx, []part{
-		{"archive", n.archive.Run},
-		{"HTTP", n.http.Run},
-		{"SMTP", n.smtp.Run},
-		{"readiness", n.beReady},
-	})
-	if errClose := n.archive.Close(); errClose != nil {
-		err = errors.Join(err, fmt.Errorf("closing the archive: %w", errClose))
+	parts := []part{{"membership", n.members.Run}, {"HTTP", n.http.Run}, {"place in the cluster", n.live}, {"readiness", n.beReady}}
+	if !n.witness() {
+		parts = []part{{"archive", n.archive.Run}, {"membership", n.members.Run}, {"chain", n.chain.Run}}
+		for _, r := range n.routes {
+			parts = append(parts, part{"route", r.Run})
+		}
+		parts = append(parts, part{"HTTP", n.http.Run}, part{"SMTP", n.smtp.Run}, part{"place in the cluster", n.live},
+			part{"comparison", n.compareForEver}, part{"readiness", n.beReady})
+	}
+	err := runStack(ctx, parts)
+	if errors.Is(err, errLeft) {
+		err = nil
+	}
+	if n.archive != nil {
+		if errClose := n.archive.Close(); errClose != nil {
+			err = errors.Join(err, fmt.Errorf("closing the archive: %w", errClose))
+		}
 	}
 	return err
 }
+
+func (n *Node) witness() bool { return n.config.Role == RoleWitness }
 
 // open builds every part and its listeners, so that a node with one bad address
 // never takes a mail. What was opened is closed again when a later part fails.
@@ -109,10 +134,22 @@ func (n *Node) open(ctx context.Context) (err error) {
 	if err := os.MkdirAll(n.config.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w: create it, or choose another with --data-dir", err)
 	}
-	if n.archive, err = archive.Open(n.archiveOptions()); err != nil {
+	if err := n.openMembership(); err != nil {
 		return err
 	}
-	undo = append(undo, n.archive.Close)
+	undo = append(undo, n.members.Close)
+	if !n.witness() {
+		if n.archive, err = archive.Open(n.archiveOptions()); err != nil {
+			return err
+		}
+		undo = append(undo, n.archive.Close)
+		if n.chain, err = chain.New(n.chainOptions()); err != nil {
+			return err
+		}
+		if err := n.makeRoutes(); err != nil {
+			return err
+		}
+	}
 
 	httpOptions, err := n.httpOptions()
 	if err != nil {
@@ -125,6 +162,9 @@ func (n *Node) open(ctx context.Context) (err error) {
 		return err
 	}
 	undo = append(undo, n.http.Close)
+	if n.witness() {
+		return nil
+	}
 
 	smtpOptions, err := n.smtpOptions()
 	if err != nil {
@@ -138,8 +178,13 @@ func (n *Node) open(ctx context.Context) (err error) {
 
 // beReady is the uppermost part: while it runs, the node is ready.
 func (n *Node) beReady(ctx context.Context) error {
+	if !n.witness() {
+		if err := n.settle(ctx); err != nil || ctx.Err() != nil {
+			return err
+		}
+	}
 	n.state.Store(api.StateActive)
-	n.log.Info("ready", "version", n.options.Version, "store", n.archive.Stats().Store)
+	n.log.Info("ready", "version", n.options.Version, "cluster", n.members.Cluster(), "epoch", uint64(n.members.View().Epoch))
 	if n.options.Ready != nil {
 		n.options.Ready()
 	}
@@ -149,28 +194,61 @@ func (n *Node) beReady(ctx context.Context) error {
 	return nil
 }
 
+// accepting is nil while mail is taken, or says why it is not.
+func (n *Node) accepting() error {
+	if n.state.Load() == api.StateStarting {
+		return smtpd.ErrStarting
+	}
+	if m, ok := n.members.View().Member(n.config.Name); ok && m.State == ring.Draining {
+		return smtpd.ErrLeaving
+	}
+	return n.archive.Accepting()
+}
+
 // Status is what the node knows of itself; httpd adds the archive's figures.
 func (n *Node) Status() api.Status {
 	s := api.Status{
 		Node:      n.config.Name,
 		Version:   n.options.Version,
-		State:     n.state.Load().(string),
 		StartedAt: n.started.UTC(),
 		DataDir:   n.config.DataDir,
 		Listeners: n.listeners(),
 	}
-	if full := n.archive.Accepting(); full != nil && s.State == api.StateActive {
-		s.State, s.Reason = api.StateFull, full.Error()
-	}
+	s.State, s.Reason = n.condition()
 	return s
 }
 
+// condition is the node's state and, where it is not active, why.
+func (n *Node) condition() (state, reason string) {
+	state = n.state.Load().(string)
+	if state != api.StateActive {
+		return state, ""
+	}
+	switch m, ok := n.members.View().Member(n.config.Name); {
+	case !ok:
+		return api.StateDraining, "it is no member of its cluster any more"
+	case m.State == ring.Draining:
+		return api.StateDraining, "its copies move to other nodes; then it leaves the cluster"
+	case m.State == ring.Joining:
+		return api.StateJoining, "it takes mail, and is given the history"
+	case n.witness():
+		return state, ""
+	}
+	if full := n.archive.Accepting(); full != nil {
+		return api.StateFull, full.Error()
+	}
+	return state, ""
+}
+
 // Addrs are the addresses that the node listens on, by the connectors' names
-// and "http": known once the node is ready.
+// and "chain", "gossip", "raft" and "http": known once the node is ready.
 func (n *Node) Addrs() map[string]string {
 	addrs := map[string]string{}
-	for _, l := range n.smtp.Listeners() {
-		addrs[l.Name] = l.Address
+	addrs["gossip"], addrs["raft"] = n.members.Addrs()
+	if n.smtp != nil {
+		for _, l := range n.smtp.Listeners() {
+			addrs[l.Name] = l.Address
+		}
 	}
 	if a := n.http.Addr(); a != nil {
 		addrs["http"] = a.String()

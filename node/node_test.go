@@ -42,6 +42,7 @@ func testConfig(t *testing.T) node.Config {
 	c.DataDir = filepath.Join(dir, "data")
 	c.SMTP = "127.0.0.1:0"
 	c.HTTP = "127.0.0.1:0"
+	c.Chain, c.Gossip, c.Raft = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	c.Disk.MinFree = node.MiB
 	return c.Complete()
 }
@@ -130,7 +131,7 @@ func TestSecondNodeOnADirectoryIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = second.Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "another process is using it") || !strings.Contains(err.Error(), c.DataDir) {
+	if err == nil || !strings.Contains(err.Error(), "in use by another process") || !strings.Contains(err.Error(), c.DataDir) {
 		t.Errorf("got %v", err)
 	}
 }

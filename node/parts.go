@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"chainmail/archive"
 	"chainmail/archive/mail"
 	"chainmail/archive/record"
+	"chainmail/chain"
 	"chainmail/node/api"
 	"chainmail/node/certs"
 	"chainmail/node/httpd"
@@ -22,6 +24,8 @@ func (n *Node) archiveOptions() archive.Options {
 	l := n.config.Limits
 	return archive.Options{
 		Dir:            ArchiveDir(n.config.DataDir),
+		Origin:         n.config.Name,
+		Disk:           n.options.Disk,
 		Logger:         n.log,
 		Registerer:     n.registry,
 		MemoryInFlight: int64(l.MemoryInFlight),
@@ -31,17 +35,46 @@ func (n *Node) archiveOptions() archive.Options {
 	}
 }
 
+func (n *Node) chainOptions() chain.Options {
+	network := n.options.Network.complete()
+	return chain.Options{
+		Name:       n.config.Name,
+		Version:    n.options.Version,
+		Cluster:    n.members.Cluster(),
+		Archive:    replica{n.archive},
+		View:       n.members.View,
+		Alive:      n.members.Alive,
+		ClientTLS:  n.members.ClientTLS,
+		Dial:       func(ctx context.Context, address string) (net.Conn, error) { return network.Dial(ctx, "tcp", address) },
+		MaxMessage: int64(n.config.Limits.MaxMessageSize),
+		Logger:     n.log,
+		Registerer: n.registry,
+	}
+}
+
 func (n *Node) httpOptions() (httpd.Options, error) {
 	o := httpd.Options{
-		Archive:        n.archive,
+		Archive:        emptyArchive{},
 		Begin:          n.beginImport,
 		Status:         n.Status,
 		Address:        n.config.HTTP,
 		Socket:         SocketPath(n.config.DataDir),
 		Tokens:         httpd.DefaultTokens(n.config.DataDir),
 		MaxMessageSize: int64(n.config.Limits.MaxMessageSize),
+		ClusterTLS:     n.members.ServerTLS(),
+		Peer:           n.members.PeerOf,
+		Cluster:        clusterDoor{n},
 		Logger:         n.log,
 		Registry:       n.registry,
+	}
+	if n.options.Network != nil {
+		o.Listen = n.options.Network.Listen
+	}
+	if !n.witness() {
+		o.Archive, o.Digests = n.archive, digests{n.archive}
+	}
+	if len(n.routes) > 0 {
+		o.Routes = routes(n.routes)
 	}
 	var err error
 	if pair := n.config.HTTPTLS; pair.Cert != "" {
@@ -53,18 +86,21 @@ func (n *Node) httpOptions() (httpd.Options, error) {
 }
 
 func (n *Node) beginImport(ctx context.Context) (httpd.Draft, error) {
-	if err := n.archive.Accepting(); err != nil {
+	if n.witness() {
+		return nil, errWitnessImport
+	}
+	if err := n.accepting(); err != nil {
 		return nil, err
 	}
-	return n.archive.NewDraft(ctx), nil
+	return n.newDraft(ctx), nil
 }
 
 func (n *Node) smtpOptions() (smtpd.Options, error) {
 	l := n.config.Limits
 	o := smtpd.Options{
 		Hostname:         n.config.Name,
-		Begin:            func(ctx context.Context) smtpd.Draft { return n.archive.NewDraft(ctx) },
-		Accepting:        n.archive.Accepting,
+		Begin:            func(ctx context.Context) smtpd.Draft { return n.newDraft(ctx) },
+		Accepting:        n.accepting,
 		NewJournalParser: func() smtpd.JournalParser { return journalParser{mail.NewJournalParser()} },
 		Logger:           n.log,
 		Registerer:       n.registry,
@@ -85,8 +121,29 @@ func (n *Node) smtpOptions() (smtpd.Options, error) {
 		}
 		o.Connectors = append(o.Connectors, c)
 	}
+	o.Connectors = append(o.Connectors, n.chainConnector())
+	if n.options.Network != nil {
+		o.Listen = n.options.Network.Listen
+	}
 	return o, nil
 }
+
+// chainConnector is the door of the ring: peers are handed to the chain, and
+// foreign servers that are allowed hand in mail.
+func (n *Node) chainConnector() smtpd.Connector {
+	return smtpd.Connector{
+		Name:      chainConnector,
+		Kind:      smtpd.KindChain,
+		Address:   n.config.Chain,
+		TLS:       smtpd.TLSStartTLS,
+		TLSConfig: n.members.ServerTLS(),
+		Clients:   n.config.ChainAllow,
+		Peer:      n.members.PeerOf,
+		Serve:     n.chain.Serve,
+	}
+}
+
+const chainConnector = "chain"
 
 func (n *Node) connector(k Connector) (c smtpd.Connector, err error) {
 	c = smtpd.Connector{
@@ -112,6 +169,9 @@ func (n *Node) connector(k Connector) (c smtpd.Connector, err error) {
 
 func (n *Node) listeners() []api.Listener {
 	var all []api.Listener
+	if n.smtp == nil {
+		return all
+	}
 	for _, l := range n.smtp.Listeners() {
 		all = append(all, api.Listener{Name: l.Name, Kind: string(l.Kind), Address: l.Address, Connections: l.Connections})
 	}

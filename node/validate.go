@@ -53,14 +53,18 @@ func (c Config) Validate() error {
 	var v validator
 	v.name(c.Name)
 	v.dataDir(c.DataDir)
-	if c.HTTP != "" {
-		v.address("http", c.HTTP)
-	}
+	oneOf(&v, "role", c.Role, RoleData, RoleWitness)
+	v.own(c)
+	v.advertise(c.Advertise)
 	v.keyPair("http_tls", c.HTTPTLS.Cert, c.HTTPTLS.Key)
+	v.clients("chain_allow", c.ChainAllow)
 	for i, k := range c.Connectors {
 		v.connector(fmt.Sprintf("connectors[%d]", i), k, c.SMTP)
 	}
 	v.uniqueNames(c.Connectors)
+	for i, r := range c.Routes {
+		v.route(fmt.Sprintf("routes[%d]", i), r, c.Routes[:i])
+	}
 	v.clashes(c)
 	v.limits(c)
 	oneOf(&v, "log.level", c.Log.Level, LogDebug, LogInfo, LogWarn, LogError)
@@ -78,11 +82,13 @@ func (v *validator) add(key, what, value, do string) {
 	v.problems = append(v.problems, Problem{key, what, value, do})
 }
 
-var nodeName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,63}$`)
+// nodeName has no capitals, because names are compared as they are and host
+// names without regard to case.
+var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
 
 func (v *validator) name(name string) {
 	if !nodeName.MatchString(name) {
-		v.add("name", "not a node name", name, "use 1 to 63 letters, digits, '-', '.' and '_', for example mail-archive-1")
+		v.add("name", "not a node name", name, "use 1 to 63 small letters, digits, '-', '.' and '_', a letter or digit first and last, for example mail-archive-1")
 	}
 }
 
@@ -251,6 +257,68 @@ func (v *validator) address(key, addr string) {
 	}
 }
 
+// own checks the listeners that every node has one of.
+func (v *validator) own(c Config) {
+	for _, l := range c.listeners() {
+		switch {
+		case l.key == "smtp", strings.HasPrefix(l.key, "connectors"): // checked with its connector
+		case strings.HasPrefix(l.addr, "unix:"):
+			v.add(l.key, "other nodes cannot reach a socket", l.addr, "write host:port, for example 192.0.2.7:8091")
+		default:
+			v.address(l.key, l.addr)
+		}
+	}
+}
+
+func (v *validator) advertise(a Advertise) {
+	for _, x := range []struct{ key, addr string }{
+		{"smtp", a.SMTP}, {"chain", a.Chain}, {"gossip", a.Gossip}, {"raft", a.Raft}, {"http", a.HTTP},
+	} {
+		key := "advertise." + x.key
+		host, _, err := net.SplitHostPort(x.addr)
+		switch {
+		case x.addr == "":
+		case err == nil && wildcard(host):
+			v.add(key, "nobody can reach that", x.addr, "write the address by which others reach this node, for example 192.0.2.7 or 192.0.2.7:8091")
+		case err == nil:
+			v.address(key, x.addr)
+		case strings.ContainsAny(x.addr, " /@"):
+			v.add(key, "not a host name or IP address", x.addr, "write for example 192.0.2.7 or 192.0.2.7:8091")
+		}
+	}
+}
+
+func (v *validator) route(key string, r Route, earlier []Route) {
+	if !nodeName.MatchString(r.Name) {
+		v.add(key+".name", "not the name of a route", r.Name, "use 1 to 63 small letters, digits, '-', '.' and '_': its state is kept under that name")
+	} else if slices.ContainsFunc(earlier, func(e Route) bool { return e.Name == r.Name }) {
+		v.add(key+".name", "another route has this name", r.Name, "give each route a name of its own")
+	}
+	if host, _, err := net.SplitHostPort(r.Target); err != nil || host == "" {
+		v.add(key+".target", "not the address of a mail server", r.Target, "write host:port, for example archive.example.com:25")
+	}
+	oneOf(v, key+".tls.mode", r.TLS.Mode, TLSNone, TLSStartTLS, TLSRequired, TLSImplicit)
+	oneOf(v, key+".send", r.Send, SendAll, SendOwn)
+	oneOf(v, key+".from", r.From, FromNow, FromBeginning)
+	for _, f := range []struct{ key, file string }{{".tls.ca", r.TLS.CA}, {".password_file", r.PasswordFile}} {
+		if _, err := os.ReadFile(f.file); f.file != "" && err != nil {
+			v.add(key+f.key, "cannot read the file: "+cause(err), f.file, "name a file that the node's user may read")
+		}
+	}
+	if (r.User == "") != (r.PasswordFile == "") {
+		v.add(key+".user", "a login needs both user and password_file", r.User, "give both, or neither")
+	}
+	if r.User != "" && r.TLS.Mode != TLSRequired && r.TLS.Mode != TLSImplicit {
+		v.add(key+".tls.mode", "the password might be sent in plain text", string(r.TLS.Mode), "write required or implicit")
+	}
+	if r.MaxRetries < 0 {
+		v.add(key+".max_retries", "negative", strconv.Itoa(r.MaxRetries), "use a number from 1, or 0 to try for ever")
+	}
+	if r.Concurrency < 1 || r.Concurrency > 100 {
+		v.add(key+".concurrency", "not a number of connections from 1 to 100", strconv.Itoa(r.Concurrency), "use for example 4")
+	}
+}
+
 func (v *validator) uniqueNames(connectors []Connector) {
 	for i, k := range connectors {
 		if first := slices.IndexFunc(connectors, func(o Connector) bool { return o.Name == k.Name }); first < i && k.Name != "" {
@@ -259,12 +327,13 @@ func (v *validator) uniqueNames(connectors []Connector) {
 	}
 }
 
-// clashes finds listeners that would want the same port of the same address.
-func (v *validator) clashes(c Config) {
-	type listener struct{ key, addr string }
-	var all []listener
-	if c.HTTP != "" {
-		all = append(all, listener{"http", c.HTTP})
+// listener is an address that a configuration listens on, and its key.
+type listener struct{ key, addr string }
+
+func (c Config) listeners() []listener {
+	all := []listener{{"chain", c.Chain}, {"gossip", c.Gossip}, {"raft", c.Raft}, {"http", c.HTTP}}
+	if c.Role == RoleWitness {
+		all = all[1:]
 	}
 	for i, k := range c.Connectors {
 		key := fmt.Sprintf("connectors[%d].listen", i)
@@ -273,6 +342,12 @@ func (v *validator) clashes(c Config) {
 		}
 		all = append(all, listener{key, k.Listen})
 	}
+	return all
+}
+
+// clashes finds listeners that would want the same port of the same address.
+func (v *validator) clashes(c Config) {
+	all := c.listeners()
 	for i, later := range all {
 		for _, earlier := range all[:i] {
 			if overlap(earlier.addr, later.addr) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"chainmail/node/api"
+	"chainmail/testcluster/support"
 )
 
 // nginxConf is a TCP balancer that tells the node who its clients are.
@@ -37,8 +38,8 @@ func TestPeerNginx(t *testing.T) {
 		missing(t, "libnginx-mod-stream")
 	}
 	c, _ := peerConfig(t)
-	n := start(t, c)
-	dir, front := t.TempDir(), freeAddr(t)
+	n := support.Start(t, c)
+	dir, front := t.TempDir(), support.FreeAddr(t)
 	file := filepath.Join(dir, "nginx.conf")
 	writeFile(t, file, fmt.Sprintf(nginxConf, nginxStream, dir, front, n.Addrs()["balanced"]))
 	background(t, exec.Command(nginx, "-p", dir, "-c", file, "-e", "stderr"))
@@ -50,11 +51,11 @@ func TestPeerNginx(t *testing.T) {
 		return err == nil
 	})
 	for _, name := range []string{"first", "second"} {
-		client := dial(t, front, "EHLO "+name+".example")
-		msg := client.data(crlf(peerText(name+" client of nginx")), 2, 1)
+		client := support.Dial(t, front, "EHLO "+name+".example")
+		msg := client.Data(crlf(peerText(name+" client of nginx")), 2, 1)
 		expectReceipt(t, receipts(t, n, msg)[0], api.Receipt{
 			From: "a@example.com", To: []string{"r0@example.com", "r1@example.com"},
-			Client: client.conn.LocalAddr().String(), Helo: name + ".example", Connector: "balanced",
+			Client: client.Conn.LocalAddr().String(), Helo: name + ".example", Connector: "balanced",
 		})
 	}
 }

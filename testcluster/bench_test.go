@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"chainmail/testcluster/load"
+	"chainmail/testcluster/support"
 )
 
 // BenchmarkNode sends mail to a node in this process from 32 sessions; with
@@ -15,7 +16,7 @@ func BenchmarkNode(b *testing.B) {
 		for _, bdat := range []bool{false, true} {
 			name := map[bool]string{false: "DATA", true: "BDAT"}[bdat]
 			b.Run(fmt.Sprintf("%s/%dKiB", name, size>>10), func(b *testing.B) {
-				n := start(b, config(b))
+				n := support.Start(b, config(b))
 				b.SetBytes(int64(size))
 				b.ResetTimer()
 				r, err := load.Run(b.Context(), load.Options{

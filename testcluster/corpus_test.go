@@ -14,6 +14,7 @@ import (
 	"chainmail/archive/mailbox"
 	"chainmail/archive/record"
 	"chainmail/node/client"
+	"chainmail/testcluster/support"
 )
 
 // TestRealMailInAndOut sends real mail, and mail that breaks the rules, by
@@ -24,15 +25,15 @@ func TestRealMailInAndOut(t *testing.T) {
 }
 
 func inAndOut(t *testing.T, messages []mailtest.Message) {
-	n := start(t, config(t))
+	n := support.Start(t, config(t))
 	want := map[record.Hash][]byte{}
 	keep := func(msg []byte) { want[sha256.Sum256(msg)] = msg }
 
-	smtp, lmtp := dial(t, n.Addrs()["smtp"], "EHLO test"), dial(t, n.Addrs()["lmtp"], "LHLO test")
+	smtp, lmtp := support.Dial(t, n.Addrs()["smtp"], "EHLO test"), support.Dial(t, n.Addrs()["lmtp"], "LHLO test")
 	for _, m := range messages {
-		keep(smtp.data(m.Bytes, 1, 1))
-		keep(smtp.bdat(m.Bytes, 1))
-		keep(lmtp.data(m.Bytes, 3, 3))
+		keep(smtp.Data(m.Bytes, 1, 1))
+		keep(smtp.BDAT(m.Bytes, 1))
+		keep(lmtp.Data(m.Bytes, 3, 3))
 	}
 	dir := t.TempDir()
 	for i, m := range messages {
@@ -57,7 +58,7 @@ func inAndOut(t *testing.T, messages []mailtest.Message) {
 }
 
 // compare reads every message back and finds no other.
-func compare(t *testing.T, n running, want map[record.Hash][]byte) {
+func compare(t *testing.T, n support.Node, want map[record.Hash][]byte) {
 	t.Helper()
 	for h, msg := range want {
 		raw, err := n.Raw(t.Context(), h.String())
@@ -84,7 +85,7 @@ func compare(t *testing.T, n running, want map[record.Hash][]byte) {
 
 // export writes everything out and into a second node, whose bytes must be the
 // same.
-func export(t *testing.T, n running, f mailbox.Format, want map[record.Hash][]byte) {
+func export(t *testing.T, n support.Node, f mailbox.Format, want map[record.Hash][]byte) {
 	out := filepath.Join(t.TempDir(), "out")
 	sink, err := mailbox.Create(f, out)
 	if err != nil {
@@ -98,7 +99,7 @@ func export(t *testing.T, n running, f mailbox.Format, want map[record.Hash][]by
 	if err := sink.Close(); err != nil {
 		t.Fatal(err)
 	}
-	second := start(t, config(t))
+	second := support.Start(t, config(t))
 	if s, err := second.Import(t.Context(), items([]string{out}), 0, nil); err != nil || s.Failed > 0 || int(s.Added) != len(want) {
 		t.Fatalf("import: %+v, %v", s, err)
 	}
@@ -118,8 +119,8 @@ func items(paths []string) iter.Seq2[client.Item, error] {
 
 // TestFiveThousandRecipients: every one of them is in the receipt.
 func TestFiveThousandRecipients(t *testing.T) {
-	n := start(t, config(t))
-	msg := dial(t, n.Addrs()["smtp"], "EHLO test").data([]byte("Subject: all staff\r\n\r\nhi\r\n"), 5000, 1)
+	n := support.Start(t, config(t))
+	msg := support.Dial(t, n.Addrs()["smtp"], "EHLO test").Data([]byte("Subject: all staff\r\n\r\nhi\r\n"), 5000, 1)
 	m, err := n.Message(t.Context(), fmt.Sprintf("%x", sha256.Sum256(msg)))
 	if err != nil {
 		t.Fatal(err)

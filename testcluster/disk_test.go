@@ -21,6 +21,7 @@ import (
 	"chainmail/node"
 	"chainmail/node/api"
 	"chainmail/testcluster/load"
+	"chainmail/testcluster/support"
 )
 
 // smallDisk mounts a file system of its own, for example of "64m", and returns
@@ -129,9 +130,9 @@ func loading(t *testing.T, addr, acked string) (stop func()) {
 // the database takes some 250 MiB at once when it begins to write.
 func TestNearlyFullDisk(t *testing.T) {
 	disk := smallDisk(t, "1g")
-	dataDir, weight, acked, addr := filepath.Join(disk, "data"), filepath.Join(disk, "ballast"), filepath.Join(t.TempDir(), "acked"), freeAddr(t)
+	dataDir, weight, acked, addr := filepath.Join(disk, "data"), filepath.Join(disk, "ballast"), filepath.Join(t.TempDir(), "acked"), support.FreeAddr(t)
 	ballast(t, weight, 320*int(node.MiB))
-	program(t, dataDir, addr, "CHAINMAIL_DISK_MIN_FREE=512MiB")
+	support.StartProgram(t, dataDir, addr, "CHAINMAIL_DISK_MIN_FREE=512MiB")
 
 	stop := loading(t, addr, acked)
 	eventually(t, time.Minute, "452 4.3.1", func() bool { return strings.HasPrefix(mailReply(addr), "452 4.3.1 disk nearly full") })
@@ -166,10 +167,10 @@ func TestNearlyFullDisk(t *testing.T) {
 // min_free looks. The node must end rather than promise anything.
 func TestFullDisk(t *testing.T) {
 	disk := smallDisk(t, "1g")
-	dataDir, weight, acked, addr := filepath.Join(disk, "data"), filepath.Join(disk, "ballast"), filepath.Join(t.TempDir(), "acked"), freeAddr(t)
+	dataDir, weight, acked, addr := filepath.Join(disk, "data"), filepath.Join(disk, "ballast"), filepath.Join(t.TempDir(), "acked"), support.FreeAddr(t)
 	reserve := weight + ".reserve" // what the database needs to begin again
 	ballast(t, reserve, 640*int(node.MiB))
-	n := program(t, dataDir, addr)
+	n := support.StartProgram(t, dataDir, addr)
 
 	stop := loading(t, addr, acked)
 	eventually(t, 10*time.Second, "some mail is acknowledged", func() bool {
@@ -197,7 +198,7 @@ func TestFullDisk(t *testing.T) {
 	ballast(t, weight+".rest", 1<<30)
 	before := files(t, node.ArchiveDir(dataDir))
 	for range 3 { // as a supervisor would
-		expectEnd(t, launch(t, dataDir, addr), 1, "free some space, then start the node again; nothing was changed")
+		expectEnd(t, support.Launch(t, dataDir, addr), 1, "free some space, then start the node again; nothing was changed")
 	}
 	if after := files(t, node.ArchiveDir(dataDir)); !slices.Equal(before, after) {
 		t.Errorf("starts on a full disk changed the files:\n%v\n%v", before, after)
@@ -207,20 +208,20 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	program(t, dataDir, addr)
+	support.StartProgram(t, dataDir, addr)
 	expectAcked(t, dataDir, acked)
 }
 
 // expectEnd waits for the end of a node that found no space. It says why once.
-func expectEnd(t *testing.T, n *process, code int, why string) {
+func expectEnd(t *testing.T, n *support.Process, code int, why string) {
 	t.Helper()
 	select {
-	case <-n.ended:
+	case <-n.Ended:
 	case <-time.After(30 * time.Second):
 		t.Fatal("the node lives on a full disk")
 	}
-	if got := n.cmd.ProcessState.ExitCode(); got != code || strings.Count(n.log.String(), why) != 1 {
-		t.Errorf("exit code %d, want %d and once %q in:\n%s", got, code, why, n.log.String())
+	if got := n.Cmd.ProcessState.ExitCode(); got != code || strings.Count(n.Log.String(), why) != 1 {
+		t.Errorf("exit code %d, want %d and once %q in:\n%s", got, code, why, n.Log.String())
 	}
 }
 

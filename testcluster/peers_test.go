@@ -27,6 +27,7 @@ import (
 	"chainmail/archive/record"
 	"chainmail/node"
 	"chainmail/node/api"
+	"chainmail/testcluster/support"
 )
 
 // The tests of this and the next files let programs that we did not write hand
@@ -143,7 +144,7 @@ func sends(t *testing.T, input []byte, program string, args ...string) string {
 }
 
 // receipts finds a message, compares its bytes, and returns its receipts.
-func receipts(t *testing.T, n running, msg []byte) []api.Receipt {
+func receipts(t *testing.T, n support.Node, msg []byte) []api.Receipt {
 	t.Helper()
 	id := record.Hash(sha256.Sum256(msg)).String()
 	m, err := n.Message(t.Context(), id)
@@ -156,7 +157,7 @@ func receipts(t *testing.T, n running, msg []byte) []api.Receipt {
 	return m.Receipts
 }
 
-func raw(t *testing.T, n running, id string) []byte {
+func raw(t *testing.T, n support.Node, id string) []byte {
 	t.Helper()
 	r, err := n.Raw(t.Context(), id)
 	if err != nil {
@@ -199,7 +200,7 @@ func crlf(text string) []byte {
 func TestPeerSwaks(t *testing.T) {
 	swaks := lookFor(t, "swaks", "swaks")
 	c, cert := peerConfig(t)
-	n := start(t, c)
+	n := support.Start(t, c)
 	verified := []string{"--tls-verify", "--tls-ca-path", cert}
 	for _, tt := range []struct {
 		connector string
@@ -266,7 +267,7 @@ with smtplib.SMTP(host, int(port), local_hostname="python.example", timeout=60) 
 func TestPeerSmtplib(t *testing.T) {
 	python := lookFor(t, "python3", "python3")
 	c, cert := peerConfig(t)
-	n := start(t, c)
+	n := support.Start(t, c)
 	for _, tt := range []struct {
 		name, connector, cert, user string
 		from, to                    string
@@ -299,7 +300,7 @@ func TestPeerSmtplib(t *testing.T) {
 func TestPeerSMTPSource(t *testing.T) {
 	source := lookFor(t, "smtp-source", "postfix")
 	const sessions, mails = 20, 200
-	n := start(t, config(t))
+	n := support.Start(t, config(t))
 	for _, tt := range []struct {
 		connector string
 		options   []string

@@ -13,6 +13,7 @@ import (
 
 	"chainmail/node/api"
 	"chainmail/node/client"
+	"chainmail/testcluster/support"
 )
 
 // postfixMain makes Postfix what an administrator makes it for journaling: it
@@ -63,10 +64,10 @@ func TestPeerPostfix(t *testing.T) {
 	postfix := lookFor(t, "postfix", "postfix")
 	needRoot(t, "Postfix starts")
 	c, cert := peerConfig(t)
-	n := start(t, c)
+	n := support.Start(t, c)
 	front := startPostfix(t, postfix, cert, n.Addrs()["starttls"])
 
-	msg := dial(t, front, "EHLO test").data(crlf("Message-ID: <1@example.com>\nDate: Thu, 23 Nov 2023 14:34:00 +0000\n"+peerText("Postfix")), 2, 1)
+	msg := support.Dial(t, front, "EHLO test").Data(crlf("Message-ID: <1@example.com>\nDate: Thu, 23 Nov 2023 14:34:00 +0000\n"+peerText("Postfix")), 2, 1)
 	var found []api.Message
 	eventually(t, 30*time.Second, "Postfix delivers the mail", func() bool {
 		found = nil
@@ -123,7 +124,7 @@ func startPostfix(t *testing.T, postfix, cert, archive string) (addr string) {
 		t.Fatal(err)
 	}
 	_, port, _ := bytes.Cut([]byte(archive), []byte(":"))
-	addr = freeAddr(t)
+	addr = support.FreeAddr(t)
 	writeFile(t, filepath.Join(dir, "ca.pem"), string(ca))
 	writeFile(t, filepath.Join(config, "main.cf"), fmt.Sprintf(postfixMain, dir, filepath.Join(dir, "ca.pem"), port))
 	writeFile(t, filepath.Join(config, "master.cf"), fmt.Sprintf(postfixMaster, addr))

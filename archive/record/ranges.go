@@ -199,7 +199,8 @@ type Log struct {
 }
 
 // Placement names the nodes that were to keep a log's receipts from From on,
-// the origin first, in the order of the ring at that time.
+// the origin first, in the order of the ring at that time. Of two with the same
+// From the later one counts.
 type Placement struct {
 	From  Seq      `json:"from"`
 	Nodes []string `json:"nodes"`
@@ -212,20 +213,26 @@ type Span struct {
 }
 
 // Spans cuts the numbers 1 … ∞ by the placements: the first one reaches back
-// to 1, the last one has no end. A log without placements is one span without
-// nodes.
+// to 1, the last one has no end, and one that another replaced before there was
+// a receipt has no span. A log without placements is one span without nodes.
 func (l Log) Spans() []Span {
 	const end = ^Seq(0)
 	if len(l.Placements) == 0 {
 		return []Span{{Range: Range{1, end}}}
 	}
-	spans := make([]Span, len(l.Placements))
-	for i, p := range l.Placements {
-		spans[i] = Span{Range{p.From, end}, p.Nodes}
-		if i > 0 {
-			spans[i-1].Last = p.From - 1
+	spans := make([]Span, 0, len(l.Placements))
+	for _, p := range l.Placements {
+		next := Span{Range{p.From, end}, p.Nodes}
+		switch n := len(spans); {
+		case n == 0:
+			next.First = 1
+			spans = append(spans, next)
+		case spans[n-1].First == p.From:
+			spans[n-1] = next
+		default:
+			spans[n-1].Last = p.From - 1
+			spans = append(spans, next)
 		}
 	}
-	spans[0].First = 1
 	return spans
 }

@@ -71,9 +71,20 @@ func FuzzParseRanges(f *testing.F) {
 }
 
 func TestSpans(t *testing.T) {
-	l := Log{Placements: []Placement{{1, []string{"a"}}, {10, []string{"a", "b"}}}}
-	want := []Span{{Range{1, 9}, []string{"a"}}, {Range{10, ^Seq(0)}, []string{"a", "b"}}}
-	if d := cmp.Diff(want, l.Spans()); d != "" {
-		t.Fatalf("spans (-want +got):\n%s", d)
+	const end = ^Seq(0)
+	a, ab, bc := []string{"a"}, []string{"a", "b"}, []string{"b", "c"}
+	for _, test := range []struct {
+		placements []Placement
+		want       []Span
+	}{
+		{nil, []Span{{Range{1, end}, nil}}},
+		{[]Placement{{1, a}}, []Span{{Range{1, end}, a}}},
+		{[]Placement{{7, a}}, []Span{{Range{1, end}, a}}},
+		{[]Placement{{1, a}, {10, ab}}, []Span{{Range{1, 9}, a}, {Range{10, end}, ab}}},
+		{[]Placement{{1, a}, {1, ab}, {10, a}, {10, bc}}, []Span{{Range{1, 9}, ab}, {Range{10, end}, bc}}},
+	} {
+		if d := cmp.Diff(test.want, Log{Placements: test.placements}.Spans()); d != "" {
+			t.Errorf("spans of %v (-want +got):\n%s", test.placements, d)
+		}
 	}
 }

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -27,11 +30,49 @@ const (
 
 // configFlags are the flags that set a key of the configuration.
 var configFlags = map[string]string{
-	"name":      "name",
-	"data-dir":  "data_dir",
-	"smtp":      "smtp",
-	"http":      "http",
-	"log-level": "log" + keyDelimiter + "level",
+	"name":             "name",
+	"role":             "role",
+	"data-dir":         "data_dir",
+	"smtp":             "smtp",
+	"chain":            "chain",
+	"gossip":           "gossip",
+	"raft":             "raft",
+	"http":             "http",
+	"advertise-smtp":   "advertise" + keyDelimiter + "smtp",
+	"advertise-chain":  "advertise" + keyDelimiter + "chain",
+	"advertise-gossip": "advertise" + keyDelimiter + "gossip",
+	"advertise-raft":   "advertise" + keyDelimiter + "raft",
+	"advertise-http":   "advertise" + keyDelimiter + "http",
+	"log-level":        "log" + keyDelimiter + "level",
+}
+
+// ownConfig is the configuration file that a data directory may hold itself;
+// join-node writes it there.
+const ownConfig = "chainmail.yaml"
+
+// configFile is the file that a node with these flags reads; empty: none. A
+// data directory that was named and has a file of its own is no business of the
+// system's file.
+func configFile(named string, flags *pflag.FlagSet) string {
+	if named != "" {
+		return named
+	}
+	if dir := namedDirectory(flags); dir != "" && exists(filepath.Join(dir, ownConfig)) {
+		return filepath.Join(dir, ownConfig)
+	}
+	if exists(systemConfig) {
+		return systemConfig
+	}
+	return ""
+}
+
+// namedDirectory is the data directory of flags or environment; empty: neither
+// names one.
+func namedDirectory(flags *pflag.FlagSet) string {
+	if f := flags.Lookup("data-dir"); f != nil && f.Changed {
+		return f.Value.String()
+	}
+	return os.Getenv(envPrefix + "_DATA_DIR")
 }
 
 // loadConfig returns the effective configuration: flags before environment
@@ -51,18 +92,68 @@ func loadConfig(file string, flags *pflag.FlagSet) (node.Config, node.Problems, 
 			}
 		}
 	}
-	if file == "" && exists(systemConfig) {
-		file = systemConfig
-	}
-	if file != "" {
+	var empty node.Problems
+	if file = configFile(file, flags); file != "" {
 		v.SetConfigFile(file)
 		v.SetConfigType("yaml")
 		if err := v.ReadInConfig(); err != nil {
 			return node.Config{}, nil, node.Problems{fileProblem(file, err)}
 		}
+		var err error
+		if empty, err = unknownEmptyKeys(file); err != nil {
+			return node.Config{}, nil, node.Problems{fileProblem(file, err)}
+		}
 	}
 	config, problems := decodeConfig(v)
+	for _, p := range empty {
+		if !slices.ContainsFunc(problems, func(known node.Problem) bool { return known.Key == p.Key }) {
+			problems = append(problems, p)
+		}
+	}
 	return config.Complete(), append(problems, unknownVariables(os.Environ())...), nil
+}
+
+// unknownEmptyKeys finds unknown keys without a value ("colour:", "colour: {}"),
+// which viper drops before anybody sees them.
+func unknownEmptyKeys(file string) (node.Problems, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var document map[string]any
+	if err := yaml.Unmarshal(text, &document); err != nil {
+		return nil, err
+	}
+	known := configKeys()
+	var problems node.Problems
+	check := func(key string) {
+		plain := indexed.ReplaceAllString(key, "[]")
+		if !slices.Contains(known, plain) && !slices.Contains(known, plain+"[]") {
+			problems = append(problems, node.Problem{Key: key, What: "unknown key", Do: suggestion(key, known)})
+		}
+	}
+	var walk func(key string, value any)
+	walk = func(key string, value any) {
+		switch v := value.(type) {
+		case nil:
+			check(key)
+		case map[string]any:
+			if len(v) == 0 && key != "" {
+				check(key)
+			}
+			for name, inner := range v {
+				walk(strings.TrimPrefix(key+"."+strings.ToLower(name), "."), inner) // in small letters, as viper has it
+			}
+		case []any:
+			for i, inner := range v {
+				walk(fmt.Sprintf("%s[%d]", key, i), inner)
+			}
+		}
+	}
+	walk("", document)
+	problems = slices.DeleteFunc(problems, func(p node.Problem) bool { return strings.HasSuffix(p.Key, "]") }) // an empty element is decoded as one
+	slices.SortFunc(problems, func(a, b node.Problem) int { return cmp.Compare(a.Key, b.Key) })
+	return problems, nil
 }
 
 // unknownVariables finds variables that look like settings and are none:
@@ -228,12 +319,14 @@ func indices(n int) []string {
 // configYAML prints a configuration in the form of the file.
 func configYAML(c node.Config) (string, error) {
 	var b strings.Builder
-	e := yaml.NewEncoder(&b)
+	err := writeYAML(&b, c)
+	return b.String(), err
+}
+
+func writeYAML(w io.Writer, v any) error {
+	e := yaml.NewEncoder(w)
 	e.SetIndent(2)
-	if err := e.Encode(c); err != nil {
-		return "", err
-	}
-	return b.String(), e.Close()
+	return errors.Join(e.Encode(v), e.Close())
 }
 
 func exists(file string) bool {

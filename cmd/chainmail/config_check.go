@@ -43,7 +43,7 @@ error, and the exit code is then 2. Nothing is opened or changed.`,
 }
 
 func addConfigFlag(flags *pflag.FlagSet, file *string) {
-	flags.StringVar(file, "config", "", "configuration `FILE` (default "+systemConfig+" when it exists)")
+	flags.StringVar(file, "config", "", "configuration `FILE` (default DIRECTORY/"+ownConfig+" of a data directory that was named, or "+systemConfig+", whichever exists)")
 }
 
 // checkedConfig returns the effective configuration, or every problem of it:

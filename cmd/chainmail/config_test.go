@@ -89,11 +89,51 @@ func TestSampleHoldsEveryKeyWithItsDefault(t *testing.T) {
 	if !reflect.DeepEqual(inSample, inCode) {
 		t.Errorf("%s and the defaults differ\nsample: %v\ncode:   %v", sample, inSample, inCode)
 	}
+	inExample := exampleRoute(t, string(text))
 	for _, key := range configKeys() {
-		if _, ok := inSample[strings.ReplaceAll(key, "[]", "[0]")]; !ok {
+		place := strings.ReplaceAll(key, "[]", "[0]")
+		_, ok := inSample[place]
+		if _, example := inExample[place]; !ok && !example {
 			t.Errorf("%s lacks the key %s", sample, key)
 		}
 	}
+}
+
+// exampleRoute reads the route that the sample holds as a comment: without
+// being told, a node has none.
+func exampleRoute(t *testing.T, text string) map[string]string {
+	t.Helper()
+	_, rest, found := strings.Cut(text, "\nroutes: []\n")
+	if !found {
+		t.Fatalf("%s: routes is not the empty list", sample)
+	}
+	block := "name: x\nroutes:\n"
+	for line := range strings.Lines(rest) {
+		line, commented := strings.CutPrefix(line, "#")
+		if !commented {
+			break
+		}
+		block += line
+	}
+	file := filepath.Join(t.TempDir(), "example.yaml")
+	if err := os.WriteFile(file, []byte(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config, problems, err := loadConfig(file, newNodeCommand().Flags())
+	if err != nil || problems != nil {
+		t.Fatal(err, problems)
+	}
+	bare := node.Config{Routes: []node.Route{{Name: config.Routes[0].Name, Target: config.Routes[0].Target}}}
+	if want := bare.Complete().Routes[0]; !reflect.DeepEqual(config.Routes[0], want) {
+		t.Errorf("%s: the example route is not the default one\n got %+v\nwant %+v", sample, config.Routes[0], want)
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal([]byte(block), &document); err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]string{}
+	flattenYAML(t, "", document.Content[0], keys, true)
+	return keys
 }
 
 // flattenYAML collects each key and its value, and wants a comment above each.
@@ -101,7 +141,7 @@ func flattenYAML(t *testing.T, prefix string, n *yaml.Node, into map[string]stri
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		name := prefix + key.Value
-		if commented && key.HeadComment == "" && !slices.Contains([]string{"name", "connectors[0].name"}, name) {
+		if commented && key.HeadComment == "" && !slices.Contains([]string{"name", "connectors[0].name", "routes", "routes[0].name"}, name) {
 			t.Errorf("%s: no comment above %s", sample, name)
 		}
 		into[name] = ""

@@ -18,31 +18,39 @@ const module = "chainmail"
 // lower layers only, so those of one layer never import one another. A new
 // package needs a place here.
 var layers = map[string]int{
-	"archive/record": 0,
-	"node/api":       0,
-	"node/certs":     0,
+	"archive/record":  0,
+	"membership/ring": 0,
+	"node/api":        0,
+	"node/certs":      0,
 
 	"archive/mail/mailtest": 0, // mail for tests
+	"testcluster/netsim":    0, // a network for tests
 
 	"archive":         1,
 	"archive/mail":    1,
 	"archive/mailbox": 1,
+	"chain":           1,
+	"chain/route":     1,
+	"membership":      1,
 
 	"node/smtpd":  2,
 	"node/httpd":  2,
 	"node/client": 2,
 
-	"node":             3,
-	"testcluster/load": 3, // knows a node by its protocols only; the command load starts it
+	"node":              3,
+	"testcluster/local": 3, // runs nodes as processes
+	"testcluster/load":  3, // knows a node by its protocols only; the command load starts it
 
 	"cmd/chainmail":         4,
 	"testcluster":           4,
 	"testcluster/peerbench": 4,
+	"testcluster/support":   4,
 }
 
 // homes says which packages may import a library: everybody else speaks of
 // what it does in words of our own.
 var homes = map[string][]string{
+	"github.com/hashicorp/":            {"membership"},
 	"github.com/cockroachdb/pebble":    {"archive"},
 	"github.com/DataDog/zstd":          {"archive"},
 	"github.com/emersion/go-smtp":      {"node/smtpd", "testcluster/peerbench"},

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"chainmail/node"
 )
@@ -23,33 +24,59 @@ SIGTERM or SIGINT stops it in order: new mail is answered 421, mail in flight
 finishes and is archived, then it exits with 0. A second signal ends it at once;
 nothing that was answered 250 is lost. When the archive cannot write, the node
 answers nothing more and exits with 70.`,
-		Example: "  chainmail node --data-dir ./data --smtp 127.0.0.1:2525 --http 127.0.0.1:8025",
-		Args:    noArguments,
+		Example: `  chainmail node --data-dir ./data --smtp 127.0.0.1:2525 --http 127.0.0.1:8025
+  chainmail node --config /etc/chainmail/chainmail.yaml`,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config, err := checkedConfig(file, cmd.Flags())
 			if err != nil {
 				return err
 			}
-			notes := cmd.ErrOrStderr()
-			var n *node.Node
-			options := node.Options{Version: version, Logger: newLogger(notes, config.Log)}
-			if config.Log.Format == node.LogText {
-				options.Ready = func() { printWelcome(notes, config.DataDir, n.Addrs()) }
-			}
-			if n, err = node.New(config, options); err != nil {
-				return err
-			}
-			return n.Run(cmd.Context())
+			return runNode(cmd, config)
 		},
 	}
-	flags := cmd.Flags()
-	addConfigFlag(flags, &file)
-	flags.String("name", "", "`NAME` of the node (default the host's name)")
-	flags.String("data-dir", "", "`DIRECTORY` of the archive (default "+node.Default().DataDir+")")
-	flags.String("smtp", "", "`ADDRESS` of the connector named smtp (default :25)")
-	flags.String("http", "", "`ADDRESS` of health, metrics and the API (default "+node.Default().HTTP+")")
-	flags.String("log-level", "", "`LEVEL` of the log: debug, info, warn or error (default info)")
+	addConfigFlag(cmd.Flags(), &file)
+	addNodeFlags(cmd.Flags(), "smtp", "chain", "gossip", "raft", "http")
 	return cmd
+}
+
+// listeners are the ports of a node: what the flags of the same names set, and
+// those with "advertise-" before the name.
+var listeners = map[string]struct{ what, standard string }{
+	"smtp":   {"of the connector named smtp", ":25"},
+	"chain":  {"for mail from the other nodes", node.Default().Chain},
+	"gossip": {"for the other nodes' gossip", node.Default().Gossip},
+	"raft":   {"for the other nodes' Raft", node.Default().Raft},
+	"http":   {"of health, metrics, the API, and for the other nodes", node.Default().HTTP},
+}
+
+// addNodeFlags adds the flags of a node that has these listeners.
+func addNodeFlags(flags *pflag.FlagSet, ports ...string) {
+	flags.SortFlags = false
+	flags.String("name", "", "`NAME` of the node (default the host's name)")
+	flags.String("data-dir", "", "`DIRECTORY` of the node (default "+node.Default().DataDir+")")
+	for _, port := range ports {
+		flags.String(port, "", fmt.Sprintf("`ADDRESS` %s (default %s)", listeners[port].what, listeners[port].standard))
+	}
+	for _, port := range ports {
+		flags.String("advertise-"+port, "", "`ADDRESS` or host by which others reach --"+port+", when it is another one")
+	}
+	flags.String("log-level", "", "`LEVEL` of the log: debug, info, warn or error (default info)")
+}
+
+// serveNode runs a node until the command's context ends.
+func serveNode(cmd *cobra.Command, config node.Config) error {
+	notes := cmd.ErrOrStderr()
+	var n *node.Node
+	options := node.Options{Version: version, Logger: newLogger(notes, config.Log)}
+	if config.Log.Format == node.LogText {
+		options.Ready = func() { printWelcome(notes, config, n.Addrs()) }
+	}
+	n, err := node.New(config, options)
+	if err != nil {
+		return err
+	}
+	return n.Run(cmd.Context())
 }
 
 func newLogger(w io.Writer, c node.Log) *slog.Logger {
@@ -65,7 +92,12 @@ func newLogger(w io.Writer, c node.Log) *slog.Logger {
 }
 
 // printWelcome tells a person who started a node by hand how to use it.
-func printWelcome(w io.Writer, dataDir string, addrs map[string]string) {
+func printWelcome(w io.Writer, config node.Config, addrs map[string]string) {
+	if config.Role == node.RoleWitness {
+		fmt.Fprintf(w, "\nThe witness %s votes; it keeps no mail. Stop it with Ctrl-C.\n\n", config.Name)
+		return
+	}
+	dataDir := config.DataDir
 	smtp := addrs["smtp"]
 	if smtp == "" {
 		return // connectors of the operator's own, who knows how to reach them
@@ -82,7 +114,18 @@ See it:
 	if http := addrs["http"]; http != "" {
 		host, port := reachable(http)
 		fmt.Fprintf(w, "  curl http://%s:%s/readyz\n", host, port)
+		printHowToJoin(w, dataDir, http)
 	}
 	fmt.Fprintln(w, "Stop the node with Ctrl-C.")
 	fmt.Fprintln(w)
+}
+
+// printHowToJoin tells how a second node is added: one node is no archive yet.
+func printHowToJoin(w io.Writer, dataDir, http string) {
+	host, port := reachable(http)
+	fmt.Fprintf(w, `Add a second node, so that mail survives the loss of this one. Make a token here:
+  %s token join --data-dir %s
+and on the other machine, with the address of this one in place of %s:
+  chainmail join-node --name NAME --peer %s:%s --token TOKEN --start
+`, programName(), dataDir, host, host, port)
 }

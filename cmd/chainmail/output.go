@@ -164,3 +164,20 @@ func (f *sizeFlag) Set(s string) error { return f.size.UnmarshalText([]byte(s)) 
 
 // Type names the value in the help.
 func (f *sizeFlag) Type() string { return "SIZE" }
+
+// durationFlag lets a flag take durations as the configuration does.
+type durationFlag struct{ duration *node.Duration }
+
+// String, Set and Type make it a pflag.Value.
+func (f *durationFlag) String() string {
+	if f.duration == nil {
+		return ""
+	}
+	return f.duration.String()
+}
+
+// Set reads a duration such as 90s or 2d.
+func (f *durationFlag) Set(s string) error { return f.duration.UnmarshalText([]byte(s)) }
+
+// Type names the value in the help.
+func (f *durationFlag) Type() string { return "DURATION" }

@@ -58,7 +58,9 @@ func (f *fakeNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 var received = time.Date(2026, 11, 23, 15, 4, 18, 0, time.UTC)
 
 // start serves the fake node and returns its socket.
-func (f *fakeNode) start(t *testing.T) string {
+func (f *fakeNode) start(t *testing.T) string { return serveFake(t, f) }
+
+func serveFake(t *testing.T, h http.Handler) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(scratch, "fake")
 	if err != nil {
@@ -69,7 +71,7 @@ func (f *fakeNode) start(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: f}
+	server := &http.Server{Handler: h}
 	go server.Serve(l)
 	t.Cleanup(func() { server.Close() })
 	return socket

@@ -46,7 +46,8 @@ func startNode(t *testing.T, dataDir string) *process {
 		t.Fatal(err)
 	}
 	p := &process{dataDir: dataDir, log: &bytes.Buffer{}, exited: make(chan struct{})}
-	p.cmd = exec.Command(file, "node", "--data-dir", dataDir, "--smtp", "127.0.0.1:0", "--http", "127.0.0.1:0")
+	p.cmd = exec.Command(file, "node", "--data-dir", dataDir, "--smtp", "127.0.0.1:0", "--http", "127.0.0.1:0",
+		"--chain", "127.0.0.1:0", "--gossip", "127.0.0.1:0", "--raft", "127.0.0.1:0")
 	p.cmd.Env = append(os.Environ(), "CHAINMAIL_DISK_MIN_FREE=1MiB")
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
@@ -233,7 +234,8 @@ func TestProcessEndsAtOnceOnASecondSignal(t *testing.T) {
 
 func TestProcessRefusesASecondNode(t *testing.T) {
 	p := startNode(t, newDataDir(t))
-	out := string(p.run(t, exitFailed, "node", "--smtp", "127.0.0.1:0", "--http", "127.0.0.1:0"))
+	out := string(p.run(t, exitFailed, "node", "--smtp", "127.0.0.1:0", "--http", "127.0.0.1:0",
+		"--chain", "127.0.0.1:0", "--gossip", "127.0.0.1:0", "--raft", "127.0.0.1:0"))
 	if strings.Count(out, "\n") != 1 || !strings.HasPrefix(out, "chainmail: ") || !strings.Contains(out, p.dataDir) {
 		t.Errorf("not one line that names the directory: %s", out)
 	}

@@ -51,6 +51,13 @@ func (p *progress) set(messages uint64, bytes int64) {
 	_ = p.bar.Set64(int64(messages))
 }
 
+// setCount is set where bytes are of no interest.
+func (p *progress) setCount(n uint64) {
+	if p != nil {
+		_ = p.bar.Set64(int64(n))
+	}
+}
+
 // setBytes is set for a bar of bytes. The envelopes of an mbox are no part of
 // its messages, so the end is reached a little early or late.
 func (p *progress) setBytes(bytes int64, messages uint64) {

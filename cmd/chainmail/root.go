@@ -15,7 +15,7 @@ import (
 // The exit codes of every command.
 const (
 	exitOK     = 0
-	exitFailed = 1  // the command failed, or a verification found something
+	exitFailed = 1  // the command failed, was refused, or found something
 	exitUsage  = 2  // a flag, an argument or the configuration is wrong
 	exitFatal  = 70 // EX_SOFTWARE: the archive cannot be trusted to write any more
 )
@@ -90,9 +90,12 @@ func newRoot(io streams) *cobra.Command {
 		Long: `chainmail archives the mail that a mail system journals to it over SMTP.
 It answers 250 only when a mail is on disk, and gives every byte back.
 
-Exit codes: 0 done; 1 failed, or a verification found something; 2 the command
-line or the configuration is wrong; 70 the archive could not write and the node
-stopped itself.`,
+The members of a cluster forward mail to one another, so that it outlives any of
+them: see status, token join and join-node.
+
+Exit codes: 0 done; 1 failed, refused, or something was found; 2 the command line
+or the configuration is wrong; 70 the archive could not write and the node stopped
+itself.`,
 		SilenceErrors:              true,
 		SilenceUsage:               true,
 		SuggestionsMinimumDistance: 2,
@@ -105,6 +108,7 @@ stopped itself.`,
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.AddGroup(
 		&cobra.Group{ID: "node", Title: "The node:"},
+		&cobra.Group{ID: "cluster", Title: "The cluster:"},
 		&cobra.Group{ID: "mail", Title: "The mail in it (asks the running node over its admin socket):"},
 		&cobra.Group{ID: "tools", Title: "Tools:"},
 	)
@@ -116,6 +120,16 @@ stopped itself.`,
 		{"node", newConfigCommand()},
 		{"node", newStatusCommand()},
 		{"node", newTokenCommand()},
+		{"node", newRouteCommand()},
+		{"cluster", newJoinNodeCommand()},
+		{"cluster", newWitnessCommand()},
+		{"cluster", newClusterCommand()},
+		{"cluster", newSafeToStopCommand()},
+		{"cluster", newDrainNodeCommand()},
+		{"cluster", newRemoveNodeCommand()},
+		{"cluster", newRingCommand()},
+		{"cluster", newKeysCommand()},
+		{"cluster", newRecoverCommand()},
 		{"mail", newListCommand()},
 		{"mail", newShowCommand()},
 		{"mail", newGetCommand()},
@@ -123,6 +137,7 @@ stopped itself.`,
 		{"mail", newImportCommand()},
 		{"mail", newVerifyCommand()},
 		{"tools", newLoadCommand()},
+		{"tools", newTestClusterCommand()},
 		{"tools", newVersionCommand()},
 	} {
 		c.cmd.GroupID = c.group

@@ -1,67 +1,166 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"chainmail/node/api"
+	"chainmail/node/client"
 )
 
 func newStatusCommand() *cobra.Command {
 	var (
-		to     target
-		format outputFormat
+		to       target
+		format   outputFormat
+		watch    bool
+		interval time.Duration
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the state of the running node",
-		Long: `Shows the state of the running node, its archive, and what the background check
-found. The exit code is 1 when there are findings or no mail is taken.`,
-		Args: noArguments,
+		Short: "Show the state of the cluster and of the running node",
+		Long: `Shows the cluster as the running node sees it, with one verdict, and then the node
+itself, its archive, and what the background check found:
+
+  GREEN   every mail has its copies, and every member is well
+  YELLOW  no mail is in danger, but something needs time or care
+  RED     mail has fewer copies than the policy asks for, is refused or damaged
+
+What is not known is shown as unknown. LACKS, BYTES and OLDEST are what a member
+should hold and does not: how many receipts, their size, the age of the oldest.
+SHORT are mails that a member took and that have too few copies at present.
+
+The exit code is 0 for green and yellow, and 1 for red, or when this node takes no
+mail or has damaged receipts. With --watch it is 0 when Ctrl-C ends it.`,
+		Example: "  chainmail status\n  chainmail status --watch --interval 5s\n  chainmail status -o json | jq -r .cluster.verdict",
+		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if interval <= 0 {
+				return usageError{fmt.Errorf("--interval is %s: use a time such as 2s", interval)}
+			}
 			c, err := to.client()
 			if err != nil {
 				return err
 			}
-			s, err := c.Status(cmd.Context())
-			if err != nil {
-				return err
+			defer c.Close()
+			if watch {
+				return watchStatus(cmd, c, format, interval)
 			}
-			if format == formatJSON {
-				err = printJSON(cmd.OutOrStdout(), s)
-			} else {
-				err = printStatus(cmd.OutOrStdout(), s, time.Now())
+			s, err := wholeStatus(cmd.Context(), c)
+			if err == nil {
+				err = s.print(cmd.OutOrStdout(), format, time.Now())
 			}
-			if err == nil && (s.State != api.StateActive || len(s.Scrub.Findings) > 0) {
+			if err == nil && s.bad() {
 				err = quietError{exitFailed}
 			}
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&watch, "watch", false, "show it again and again")
+	cmd.Flags().DurationVar(&interval, "interval", 2*time.Second, "`TIME` between two looks of --watch")
 	addOutputFlag(cmd.Flags(), &format)
 	to.addFlags(cmd.Flags())
 	return cmd
 }
 
+// fullStatus is a node and the cluster around it.
+type fullStatus struct {
+	api.Status
+	Cluster *api.Cluster `json:"cluster,omitempty"` // nil: the node is in none
+}
+
+func wholeStatus(ctx context.Context, c *client.Client) (s fullStatus, err error) {
+	if s.Status, err = c.Status(ctx); err != nil {
+		return s, err
+	}
+	cluster, err := c.Cluster(ctx)
+	if refused, ok := errors.AsType[*client.Error](err); ok && refused.Status == http.StatusNotFound {
+		return s, nil
+	}
+	s.Cluster = &cluster
+	return s, err
+}
+
+// bad decides the exit code.
+func (s fullStatus) bad() bool {
+	takesMail := s.State == api.StateActive || s.State == api.StateJoining
+	return !takesMail || len(s.Scrub.Findings) > 0 || s.Cluster != nil && s.Cluster.Verdict == api.Red
+}
+
+func (s fullStatus) print(w io.Writer, format outputFormat, now time.Time) error {
+	if format == formatJSON {
+		return printJSON(w, s)
+	}
+	if s.Cluster != nil {
+		if err := printClusterState(w, *s.Cluster); err != nil {
+			return err
+		}
+		fmt.Fprintln(w)
+	}
+	return printStatus(w, s.Status, now)
+}
+
+// clearScreen moves the cursor home and clears the screen (ECMA-48 CUP, ED).
+const clearScreen = "\x1b[H\x1b[2J"
+
+// watchStatus prints the status until the command's context ends. A node that
+// does not answer for a while is what one watches for: it is said, and asked
+// again.
+func watchStatus(cmd *cobra.Command, c *client.Client, format outputFormat, interval time.Duration) error {
+	ctx, out := cmd.Context(), cmd.OutOrStdout()
+	for first := true; ; first = false {
+		s, err := wholeStatus(ctx, c)
+		if ctx.Err() != nil {
+			return nil
+		}
+		now := time.Now()
+		var page bytes.Buffer // written at once, so that nothing flickers
+		switch {
+		case format == formatJSON:
+		case isTerminal(out):
+			fmt.Fprintf(&page, "%s%s\n\n", clearScreen, shortTime(now))
+		case first:
+			fmt.Fprintf(&page, "%s\n\n", shortTime(now))
+		default:
+			fmt.Fprintf(&page, "\n%s\n\n", shortTime(now))
+		}
+		if err == nil {
+			err = s.print(&page, format, now)
+		}
+		if _, failed := out.Write(page.Bytes()); failed != nil {
+			return failed
+		}
+		if err != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "chainmail: %s\n", sanitize(err.Error()))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(interval):
+		}
+	}
+}
+
+// printStatus prints what concerns one node.
 func printStatus(w io.Writer, s api.Status, now time.Time) error {
 	state := s.State
 	if s.Reason != "" {
 		state += ": " + s.Reason
 	}
 	var t table
-	t.add("Node", s.Node)
+	t.add("This node", fmt.Sprintf("%s (%s)", s.Node, s.Version))
 	t.add("State", state)
-	t.add("Version", s.Version)
 	t.add("Up since", fmt.Sprintf("%s (%s)", shortTime(s.StartedAt), span(now.Sub(s.StartedAt))))
-	t.add("Data directory", s.DataDir)
-	t.add("Store", s.Store)
+	t.add("Data directory", fmt.Sprintf("%s (store %s)", s.DataDir, s.Store))
 	t.add("Messages", fmt.Sprintf("%s in %s", humanCount(s.Messages), plural(s.Receipts, "receipt")))
 	t.add("Size", fmt.Sprintf("%s of mail, %s on disk", humanSize(s.RawBytes), humanSize(s.StoredSize)))
 	t.add("Disk", fmt.Sprintf("%s free; below %s new mail gets 452", humanSize(s.Disk.Free), humanSize(s.Disk.MinFree)))
-	t.add("Memory", fmt.Sprintf("%s of %s for incoming mail in use", humanSize(s.Memory.InFlight), humanSize(s.Memory.Limit)))
 	t.add("Last check", lastCheck(s.Scrub))
 	if s.Scrub.Total > 0 && !s.Scrub.StartedAt.IsZero() && s.Scrub.Checked < s.Scrub.Total {
 		t.add("Running check", fmt.Sprintf("%s of %s", humanCount(s.Scrub.Checked), plural(s.Scrub.Total, "receipt")))

@@ -1,16 +1,74 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"chainmail/node"
+	"chainmail/node/client"
 )
 
 func newTokenCommand() *cobra.Command {
-	return group("token", "Make, list and revoke tokens for the HTTP interface",
-		newTokenAPICommand(), newTokenListCommand(), newTokenRevokeCommand())
+	return group("token", "Make tokens for joining the cluster and for the HTTP interface",
+		newTokenJoinCommand(), newTokenAPICommand(), newTokenListCommand(), newTokenRevokeCommand())
+}
+
+func newTokenJoinCommand() *cobra.Command {
+	var (
+		to     target
+		format outputFormat
+		valid  = node.Duration(time.Hour)
+	)
+	cmd := &cobra.Command{
+		Use:   "join",
+		Short: "Make a token that lets one node join the cluster",
+		Long: `Makes a token for 'chainmail join-node' or 'chainmail witness' on the machine that
+shall join. It works once, and only for a short time. The token alone goes to
+standard output; whoever has it can be a member, so treat it like a password.`,
+		Example: `  TOKEN=$(chainmail token join)
+  chainmail token join --valid 15m`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if valid < node.Duration(time.Second) {
+				return usageError{fmt.Errorf("--valid is %s: use a time from 1s to 30d", valid)}
+			}
+			c, err := to.client()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			t, err := c.JoinToken(cmd.Context(), time.Duration(valid))
+			if err != nil {
+				return err
+			}
+			if format == formatJSON {
+				return printJSON(cmd.OutOrStdout(), t)
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "It works once, until %s. On the machine that shall join:\n  chainmail join-node --name NAME --peer %s --token TOKEN --start\n",
+				shortTime(t.ExpiresAt), sanitize(ownHTTP(cmd.Context(), c)))
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), t.Token)
+			return err
+		},
+	}
+	cmd.Flags().Var(&durationFlag{&valid}, "valid", "how long it works, such as 15m or 2h")
+	addOutputFlag(cmd.Flags(), &format)
+	to.addFlags(cmd.Flags())
+	return cmd
+}
+
+// ownHTTP is where others reach the node's HTTP port, as far as it is known.
+func ownHTTP(ctx context.Context, c *client.Client) string {
+	cluster, err := c.Cluster(ctx)
+	if err == nil {
+		if m, ok := member(cluster, cluster.Node); ok && m.Addresses["http"] != "" {
+			return m.Addresses["http"]
+		}
+	}
+	return "HOST:PORT"
 }
 
 func newTokenAPICommand() *cobra.Command {
@@ -73,7 +131,7 @@ func newTokenListCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List the tokens, without their secrets",
+		Short: "List the tokens for the HTTP interface, without their secrets",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := to.client()
@@ -113,7 +171,7 @@ func newTokenRevokeCommand() *cobra.Command {
 	var to target
 	cmd := &cobra.Command{
 		Use:   "revoke ID",
-		Short: "Revoke a token at once",
+		Short: "Revoke a token for the HTTP interface at once",
 		Args:  oneArgument("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := to.client()

@@ -21,18 +21,30 @@ func newVerifyCommand() *cobra.Command {
 		to     target
 		format outputFormat
 		all    bool
+		whole  bool
 	)
 	cmd := &cobra.Command{
-		Use:   "verify [--all | ID...]",
+		Use:   "verify [--all | --cluster | ID...]",
 		Short: "Read stored mail and compare every SHA-256",
 		Long: `Reads every message (or those named) from the disk and compares its bytes with
 its SHA-256. It asks the running node, or reads the directory of a stopped one,
 and says which. The exit code is 1 when anything is wrong; each bad receipt is
 then listed with its position.
+
+With --cluster the members compare what they hold of every log, by digests, and
+each position that differs is listed with the member it is on; the exit code is 1
+when there is one. What is damaged is mended from a healthy replica by itself.
 ` + idHelp,
+		Example: "  chainmail verify\n  chainmail verify --cluster\n  chainmail verify 3f9a0c1d2e4b",
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			if all && len(ids) > 0 {
 				return usageError{errors.New("--all and IDs do not go together: give one of them")}
+			}
+			if whole {
+				if all || len(ids) > 0 {
+					return usageError{errors.New("--cluster compares whole logs: leave out --all and IDs")}
+				}
+				return verifyCluster(cmd, &to, format)
 			}
 			report := &verifyReport{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), format: format}
 			v, where, err := to.verifier(cmd.Context())
@@ -53,6 +65,7 @@ then listed with its position.
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "read everything (what happens without an ID)")
+	cmd.Flags().BoolVar(&whole, "cluster", false, "compare the replicas of all members")
 	addOutputFlag(cmd.Flags(), &format)
 	to.addFlags(cmd.Flags())
 	return cmd

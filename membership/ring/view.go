@@ -178,10 +178,11 @@ func (v View) Copies(origin string) int {
 	return min(v.Policies.Copies, max(1, len(v.Keepers(origin, nil))))
 }
 
-// Feeders orders the live nodes that may send a keeper what it lacks: the one
-// before it first, and so on backwards around the keepers, then live members
-// that hold copies without being keepers. The first sends at once; each
-// further one only when those before it do not (see package chain).
+// Feeders orders the live keepers that may send another keeper what it lacks:
+// the one before it first, and so on backwards around the keepers. The first
+// sends at once; each further one only when those before it do not. Members
+// that hold copies without being keepers come after all of them; package chain
+// adds those, because who they are depends on what they hold.
 func Feeders(keepers []string, to string, live func(name string) bool) []string {
 	var feeders []string
 	at := slices.Index(keepers, to)

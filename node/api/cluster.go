@@ -201,3 +201,46 @@ type ClusterVerifyEvent struct {
 	Bad     uint64   `json:"bad"`
 	Error   string   `json:"error,omitempty"`
 }
+
+// Segment is the digest of a stretch of a log, receipts n*1024+1 … (n+1)*1024,
+// as far as a node holds it.
+type Segment struct {
+	Segment  uint64 `json:"segment"` // n
+	Digest   string `json:"digest"`  // hexadecimal
+	Receipts int    `json:"receipts"`
+	Bytes    int64  `json:"bytes"` // of the bodies
+	Held     string `json:"held"`  // such as "1-1000,1005"
+}
+
+// ReceiptDigest is the digest of one receipt and its body.
+type ReceiptDigest struct {
+	Seq    uint64 `json:"seq"`
+	Digest string `json:"digest"` // hexadecimal
+}
+
+// Digests is what a node holds of a log: of a segment, or receipt by receipt.
+type Digests struct {
+	Log      string          `json:"log"` // store
+	Segment  *Segment        `json:"segment,omitempty"`
+	Receipts []ReceiptDigest `json:"receipts,omitempty"` // in their order; what is missing is not held
+}
+
+// RouteList is every route of a node.
+type RouteList struct {
+	Routes []Route `json:"routes"`
+}
+
+// ParkedList is what a route's target refused for good.
+type ParkedList struct {
+	Parked []Parked `json:"parked"`
+}
+
+// RetryRequest sends parked receipts again.
+type RetryRequest struct {
+	Positions []string `json:"positions"` // none: all
+}
+
+// Retried answers it.
+type Retried struct {
+	Retried int `json:"retried"` // receipts
+}

@@ -25,9 +25,9 @@ type Client struct {
 	base  string // up to and without api.Prefix
 	token string
 	http  *http.Client
-	// socket is the path of the admin socket, empty over TCP; it is what error
-	// messages name.
-	socket string
+	// socket is the path of the admin socket, empty over TCP, and peer the address
+	// of another node's port: what error messages name.
+	socket, peer string
 }
 
 // idleConnections is how many connections stay open between calls: enough for
@@ -37,12 +37,7 @@ const idleConnections = 64
 // New makes a client for the admin socket of the node on this machine. It does
 // not connect.
 func New(socket string) *Client {
-	t := transport()
-	var d net.Dialer
-	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return d.DialContext(ctx, "unix", socket)
-	}
-	return &Client{base: "http://admin.sock", http: &http.Client{Transport: t}, socket: socket}
+	return NewSocket(socket, new(net.Dialer).DialContext)
 }
 
 // NewTCP makes a client for a node's TCP listener, "http://host:port" or

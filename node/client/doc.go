@@ -1,6 +1,7 @@
 // Package client speaks a node's HTTP interface: for the commands over the
-// admin socket, for programs elsewhere over TCP with an API token.
+// admin socket, for programs elsewhere over TCP with an API token, for other
+// nodes over TCP with a certificate of the cluster.
 //
-// client.go holds one method for each operation. Import and Export are the
+// client.go and cluster.go hold one method for each operation. Import and Export are the
 // loops over many messages; both may be stopped at any moment and repeated.
 package client

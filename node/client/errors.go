@@ -66,6 +66,10 @@ func (c *Client) explain(ctx context.Context, err error) error {
 		err = u.Err // it names a URL that nobody typed
 	}
 	switch {
+	case c.peer != "" && errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w at %s: see whether the node is running there, and whether %s is the address of its HTTP port", ErrNoNode, c.peer, c.peer)
+	case c.peer != "":
+		return fmt.Errorf("no answer from the node at %s: %w", c.peer, err)
 	case c.socket == "" && errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w at %s: %w: start it, or give the address of its --http listener", ErrNoNode, c.base, err)
 	case c.socket == "":

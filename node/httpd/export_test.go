@@ -5,13 +5,14 @@ type RouteInfo struct {
 	Pattern string
 	Open    bool
 	Admin   bool
+	Nodes   bool // for nodes only
 	Query   []string
 }
 
 func (s *Server) RouteInfos() []RouteInfo {
 	var infos []RouteInfo
 	for _, rt := range s.routes() {
-		infos = append(infos, RouteInfo{rt.pattern, rt.access == open, rt.access == admin, rt.query})
+		infos = append(infos, RouteInfo{rt.pattern, rt.access == open, rt.access == admin, rt.access == peer || rt.access == joiner, rt.query})
 	}
 	return infos
 }

@@ -222,6 +222,9 @@ func TestRoutesAreDescribed(t *testing.T) {
 		if says := strings.Contains(op.Summary, "Admin socket only"); says != rt.Admin {
 			t.Errorf("%s: described as for the admin socket: %v, is: %v", rt.Pattern, says, rt.Admin)
 		}
+		if says := strings.Contains(op.Summary, "Nodes only"); says != rt.Nodes {
+			t.Errorf("%s: described as for nodes: %v, is: %v", rt.Pattern, says, rt.Nodes)
+		}
 	}
 	for pattern := range described {
 		t.Errorf("%s is described and not served", pattern)
@@ -252,6 +255,30 @@ func TestTypesAreDescribed(t *testing.T) {
 		api.TokenList{},
 		api.Health{},
 		api.Error{},
+		api.Cluster{},
+		api.Policies{},
+		api.PolicyChange{},
+		api.Member{},
+		api.Backlog{},
+		api.Link{},
+		api.SelfReport{},
+		api.LogHeld{},
+		api.JoinRequest{},
+		api.JoinToken{},
+		api.JoinTokenRequest{},
+		api.MoveRequest{},
+		api.Changed{},
+		api.SafeToStop{},
+		api.Route{},
+		api.RouteList{},
+		api.Parked{},
+		api.ParkedList{},
+		api.RetryRequest{},
+		api.Retried{},
+		api.Segment{},
+		api.ReceiptDigest{},
+		api.Digests{},
+		api.ClusterVerifyEvent{},
 	} {
 		typ := reflect.TypeOf(v)
 		schema, ok := left[typ.Name()]
@@ -299,8 +326,14 @@ func TestEveryRouteGuards(t *testing.T) {
 	n := start(t, nil)
 	for _, rt := range n.server.RouteInfos() {
 		method, path, _ := strings.Cut(rt.Pattern, " ")
-		path = strings.ReplaceAll(path, "{id}", "abcd1234")
-		if !rt.Open {
+		path = strings.NewReplacer("{id}", "abcd1234", "{name}", "b").Replace(path)
+		switch {
+		case rt.Open:
+		case rt.Nodes:
+			for _, header := range []string{"", "Bearer " + n.token} {
+				n.public(method, path, "", "Authorization", header).refused(http.StatusForbidden, "nodes of the cluster", "chainmail/1")
+			}
+		default:
 			r := n.public(method, path, "")
 			r.refused(http.StatusUnauthorized, "token")
 			if r.Header.Get("WWW-Authenticate") == "" {

@@ -15,41 +15,55 @@ import (
 	"chainmail/node/api"
 )
 
-// statusError is an error that knows its HTTP status and what to tell the client.
-type statusError struct {
-	code int
-	body api.Error
+// StatusError is an error that knows its HTTP status and what to tell the
+// client. Implementations of this package's interfaces return it to choose
+// them.
+type StatusError struct {
+	Code int    // 409: a change that is refused; 503: no quorum; and so on
+	Text string // what failed, with which value
+	Hint string // what to do
 }
 
-func (p *statusError) Error() string { return p.body.Error }
+func (e *StatusError) Error() string { return e.Text }
 
-func (p *statusError) hint(format string, args ...any) *statusError {
-	p.body.Hint = fmt.Sprintf(format, args...)
-	return p
+func (e *StatusError) hint(format string, args ...any) *StatusError {
+	e.Hint = fmt.Sprintf(format, args...)
+	return e
 }
 
-func badRequest(format string, args ...any) *statusError {
-	return &statusError{http.StatusBadRequest, api.Error{Error: fmt.Sprintf(format, args...)}}
+func badRequest(format string, args ...any) *StatusError {
+	return &StatusError{Code: http.StatusBadRequest, Text: fmt.Sprintf(format, args...)}
 }
 
-func noToken(why string) *statusError {
-	return &statusError{http.StatusUnauthorized, api.Error{
-		Error: why,
-		Hint:  "send the header 'Authorization: Bearer SECRET'; 'chainmail token api' on the node's machine makes a token",
-	}}
+func notFound(format string, args ...any) *StatusError {
+	return &StatusError{Code: http.StatusNotFound, Text: fmt.Sprintf(format, args...)}
+}
+
+func noToken(why string) *StatusError {
+	return &StatusError{
+		http.StatusUnauthorized, why,
+		"send the header 'Authorization: Bearer SECRET'; 'chainmail token api' on the node's machine makes a token",
+	}
 }
 
 // retryAfter is what a client is told to wait, in seconds, when the node has
 // no memory for its message.
 const retryAfter = 2
 
-// translate is the one place where errors of the archive become statuses.
-func translate(err error) *statusError {
-	if p, ok := errors.AsType[*statusError](err); ok {
+// translate is the one place where errors become statuses. One that says what
+// to do, by a method Hint, is a refusal.
+func translate(err error) *StatusError {
+	if p, ok := errors.AsType[*StatusError](err); ok {
 		return p
 	}
-	say := func(code int, hint string) *statusError {
-		return &statusError{code, api.Error{Error: err.Error(), Hint: hint}}
+	say := func(code int, hint string) *StatusError {
+		return &StatusError{code, err.Error(), hint}
+	}
+	if hinted, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err); ok {
+		return say(http.StatusConflict, hinted.Hint())
 	}
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return tooLargeProblem(tooLarge.Limit)
@@ -76,11 +90,11 @@ func translate(err error) *statusError {
 	}
 }
 
-func tooLargeProblem(limit int64) *statusError {
-	return &statusError{http.StatusRequestEntityTooLarge, api.Error{
-		Error: fmt.Sprintf("the request is larger than the limit of %d bytes", limit),
-		Hint:  "for messages the limit is the node's largest message size",
-	}}
+func tooLargeProblem(limit int64) *StatusError {
+	return &StatusError{
+		http.StatusRequestEntityTooLarge, fmt.Sprintf("the request is larger than the limit of %d bytes", limit),
+		"for messages the limit is the node's largest message size",
+	}
 }
 
 // fail answers a request with err. When an answer has begun, or the client is
@@ -99,17 +113,17 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	p := translate(err)
 	switch {
-	case p.code == http.StatusUnauthorized:
+	case p.Code == http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `Bearer realm="chainmail"`)
-	case errors.Is(err, archive.ErrBusy):
+	case errors.Is(err, archive.ErrBusy), p.Code == http.StatusTooManyRequests:
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
-	case p.code == http.StatusInternalServerError:
+	case p.Code == http.StatusInternalServerError:
 		s.opts.Logger.Error("HTTP request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
-	if p.code == http.StatusRequestEntityTooLarge || p.code == http.StatusRequestTimeout {
+	if p.Code == http.StatusRequestEntityTooLarge || p.Code == http.StatusRequestTimeout {
 		w.Header().Set("Connection", "close") // the rest of the body is not worth reading
 	}
-	writeJSON(w, p.code, p.body)
+	writeJSON(w, p.Code, api.Error{Error: p.Text, Hint: p.Hint})
 }
 
 // writeJSON answers with v. A failed write needs no handling: the client is

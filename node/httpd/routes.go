@@ -14,15 +14,6 @@ import (
 	"chainmail/node/api"
 )
 
-// access is the least right that a route asks for.
-type access int
-
-const (
-	open  access = iota // anybody who reaches the listener
-	token               // a bearer token, or the admin socket
-	admin               // the admin socket only
-)
-
 // route is one operation. The query parameters that it knows are part of it:
 // others are refused, since a mistyped filter that is silently ignored would
 // answer another question.
@@ -48,6 +39,22 @@ func (s *Server) routes() []route {
 		{"GET " + api.Prefix + "/tokens", admin, nil, s.listTokens},
 		{"POST " + api.Prefix + "/tokens", admin, nil, s.makeToken},
 		{"DELETE " + api.Prefix + "/tokens/{id}", admin, nil, s.revokeToken},
+
+		{"GET " + api.Prefix + "/cluster", token, nil, s.showCluster},
+		{"GET " + api.Prefix + "/cluster/self", peer, nil, s.showSelf},
+		{"GET " + api.Prefix + "/cluster/digests", peer, []string{"log", "segment", "first", "last"}, s.digests},
+		{"POST " + api.Prefix + "/cluster/join", joiner, nil, s.join},
+		{"POST " + api.Prefix + "/cluster/tokens", admin, nil, s.makeJoinToken},
+		{"PATCH " + api.Prefix + "/cluster/policies", admin, nil, s.setPolicies},
+		{"POST " + api.Prefix + "/cluster/members/{name}/drain", admin, nil, s.drainMember},
+		{"POST " + api.Prefix + "/cluster/members/{name}/move", admin, nil, s.moveMember},
+		{"DELETE " + api.Prefix + "/cluster/members/{name}", admin, []string{"force"}, s.removeMember},
+		{"GET " + api.Prefix + "/cluster/members/{name}/safe-to-stop", token, nil, s.safeToStop},
+		{"POST " + api.Prefix + "/cluster/keys/rotate", admin, nil, s.rotateKeys},
+		{"POST " + api.Prefix + "/cluster/verify", admin, nil, s.verifyCluster},
+		{"GET " + api.Prefix + "/routes", token, nil, s.listRoutes},
+		{"GET " + api.Prefix + "/routes/{name}/parked", token, nil, s.listParked},
+		{"POST " + api.Prefix + "/routes/{name}/retry", admin, nil, s.retryRoute},
 	}
 }
 
@@ -82,16 +89,8 @@ func handler(s *Server, routes []route, trusted bool) http.Handler {
 
 // serve checks the caller's rights and the parameters, then calls the handler.
 func (s *Server) serve(rt route, trusted bool, w http.ResponseWriter, r *http.Request) error {
-	if !trusted && rt.access != open {
-		if err := s.authenticate(r); err != nil {
-			return err
-		}
-		if rt.access == admin {
-			return &statusError{http.StatusForbidden, api.Error{
-				Error: fmt.Sprintf("%s %s is for the administrator of the machine: an API token only reads", r.Method, r.URL.Path),
-				Hint:  "use the chainmail command on the node's machine, or its admin socket",
-			}}
-		}
+	if err := s.allow(rt, s.caller(r, trusted)); err != nil {
+		return err
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -115,15 +114,6 @@ func knownParameters(names []string) string {
 	return "the parameters are " + strings.Join(names, ", ")
 }
 
-// authenticate takes "Authorization: Bearer SECRET" (RFC 6750 2.1).
-func (s *Server) authenticate(r *http.Request) error {
-	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return noToken("this resource needs an API token")
-	}
-	return s.tokens.check(strings.TrimSpace(secret), time.Now())
-}
-
 // noRoute answers as h, the mux's own handler for requests that match no
 // route, would: but in JSON.
 func (s *Server) noRoute(h http.Handler, m *meter, r *http.Request) {
@@ -132,15 +122,13 @@ func (s *Server) noRoute(h http.Handler, m *meter, r *http.Request) {
 	switch answer.code {
 	case http.StatusMethodNotAllowed:
 		m.Header().Set("Allow", answer.header.Get("Allow"))
-		s.fail(m, r, &statusError{answer.code, api.Error{
-			Error: fmt.Sprintf("%s is not possible on %s", r.Method, r.URL.Path),
-			Hint:  "allowed: " + answer.header.Get("Allow"),
-		}})
+		s.fail(m, r, &StatusError{
+			answer.code, fmt.Sprintf("%s is not possible on %s", r.Method, r.URL.Path),
+			"allowed: " + answer.header.Get("Allow"),
+		})
 	default:
-		s.fail(m, r, &statusError{http.StatusNotFound, api.Error{
-			Error: fmt.Sprintf("there is nothing at %s", r.URL.Path),
-			Hint:  "the description of the interface is at " + api.Prefix + "/openapi.json",
-		}})
+		s.fail(m, r, notFound("there is nothing at %s", r.URL.Path).
+			hint("the description of the interface is at %s/openapi.json", api.Prefix))
 	}
 }
 
@@ -169,9 +157,7 @@ func (s *Server) recoverPanic(m *meter, r *http.Request) {
 	if m.code != 0 {
 		panic(http.ErrAbortHandler)
 	}
-	s.fail(m, r, &statusError{http.StatusInternalServerError, api.Error{
-		Error: "an internal error", Hint: "the node's log has the details",
-	}})
+	s.fail(m, r, &StatusError{http.StatusInternalServerError, "an internal error", "the node's log has the details"})
 }
 
 // account notes one request in metrics and log. r.Pattern, which the mux set,

@@ -52,9 +52,25 @@ type Options struct {
 	Status func() api.Status
 
 	Address string      // of the TCP listener, "host:port"; empty: none
-	TLS     *tls.Config // for the TCP listener; nil: plain text
+	TLS     *tls.Config // for people on the TCP listener; nil: plain text
 	Socket  string      // path of the unix socket
 	Tokens  string      // path of the file that keeps the API tokens
+
+	// ClusterTLS is for nodes on the TCP listener: those who offer Protocol by
+	// ALPN. It asks for a client certificate and does without one, which a node
+	// that joins has not yet. Nil: nodes are not served.
+	ClusterTLS *tls.Config
+	// Peer names the member that a node's certificate belongs to, or says why it
+	// is of no use. It is called for each request.
+	Peer func(tls.ConnectionState) (string, error)
+	// Listen opens the listeners ("tcp" and "unix") on a network of a test's
+	// own. Nil: the machine's, where the socket's file gets mode 0600 and one
+	// left behind by a killed node is removed.
+	Listen func(network, address string) (net.Listener, error)
+
+	Cluster Cluster  // nil: the node is in no cluster
+	Digests Digester // nil: the node keeps no mail
+	Routes  Routes   // nil: there are none
 
 	MaxMessageSize int64         // of an imported message, in bytes; 0: 150 MiB
 	Grace          time.Duration // for requests in flight when Run ends; 0: 10 s
@@ -80,6 +96,7 @@ type Server struct {
 	opts    Options
 	tokens  *tokenStore
 	imports keyedLocks
+	joins   joinLimit
 	metrics metrics
 	// stopping is closed when Run begins to end: streams that could last for
 	// hours look at it.
@@ -95,11 +112,15 @@ func New(o Options) (*Server, error) {
 		return nil, errors.New("httpd: Archive, Begin, Status, Logger and Registry must be set")
 	case o.Socket == "" || o.Tokens == "":
 		return nil, errors.New("httpd: Socket and Tokens must be set")
+	case o.ClusterTLS != nil && o.Peer == nil:
+		return nil, errors.New("httpd: ClusterTLS needs Peer")
 	case o.MaxMessageSize < 0:
 		return nil, fmt.Errorf("httpd: MaxMessageSize is %d bytes: it must not be negative", o.MaxMessageSize)
 	}
-	if err := checkSocketPath(o.Socket); err != nil {
-		return nil, err
+	if o.Listen == nil {
+		if err := checkSocketPath(o.Socket); err != nil {
+			return nil, err
+		}
 	}
 	o.MaxMessageSize = cmp.Or(o.MaxMessageSize, defaultMaxMessageSize)
 	o.Grace = cmp.Or(o.Grace, defaultGrace)
@@ -118,12 +139,17 @@ func New(o Options) (*Server, error) {
 // Listen opens both listeners, so that a node can refuse to start when an
 // address is taken. Run calls it when nobody did.
 func (s *Server) Listen(ctx context.Context) error {
-	admin, err := listenSocket(ctx, s.opts.Socket)
+	listenAdmin, listenTCP := listenSocket, listenMachine
+	if own := s.opts.Listen; own != nil {
+		listenAdmin = func(_ context.Context, path string) (net.Listener, error) { return own("unix", path) }
+		listenTCP = func(_ context.Context, address string) (net.Listener, error) { return own("tcp", address) }
+	}
+	admin, err := listenAdmin(ctx, s.opts.Socket)
 	if err != nil {
 		return err
 	}
 	if s.opts.Address != "" {
-		tcp, err := new(net.ListenConfig).Listen(ctx, "tcp", s.opts.Address)
+		tcp, err := listenTCP(ctx, s.opts.Address)
 		if err != nil {
 			_ = admin.Close()
 			return fmt.Errorf("cannot listen for HTTP on %s: %w: choose another address with --http", s.opts.Address, err)
@@ -132,6 +158,10 @@ func (s *Server) Listen(ctx context.Context) error {
 	}
 	s.admin = netutil.LimitListener(admin, maxConnections)
 	return nil
+}
+
+func listenMachine(ctx context.Context, address string) (net.Listener, error) {
+	return new(net.ListenConfig).Listen(ctx, "tcp", address)
 }
 
 // Addr is the address of the TCP listener, nil before Listen or when there is
@@ -192,12 +222,17 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
+// serveTCP serves people and nodes on one port. Without a certificate of the
+// operator's people speak plain text, and nodes TLS.
 func (s *Server) serveTCP(public *http.Server) error {
-	if s.opts.TLS == nil {
+	both := serverTLS(s.opts.TLS, s.opts.ClusterTLS)
+	switch {
+	case both == nil:
 		return public.Serve(s.tcp)
+	case s.opts.ClusterTLS == nil:
+		return public.Serve(tls.NewListener(s.tcp, both))
 	}
-	public.TLSConfig = s.opts.TLS.Clone()
-	return public.ServeTLS(s.tcp, "", "") // certificates come from the config
+	return public.Serve(newFrontDoor(s.tcp, both, s.opts.TLS == nil))
 }
 
 // shutdown closes the listeners, waits for requests in flight and, when they

@@ -1,7 +1,6 @@
 package httpd
 
 import (
-	"encoding/json"
 	"net/http"
 	"strings"
 	"time"
@@ -12,9 +11,8 @@ import (
 )
 
 const (
-	maxTokenRequest = 4 << 10 // bytes of JSON
-	maxTokenName    = 100     // characters
-	maxTokens       = 1000
+	maxTokenName = 100 // characters
+	maxTokens    = 1000
 )
 
 func (s *Server) listTokens(w http.ResponseWriter, _ *http.Request) error {
@@ -29,10 +27,8 @@ func (s *Server) listTokens(w http.ResponseWriter, _ *http.Request) error {
 // makeToken answers with the only copy of the secret that will ever be shown.
 func (s *Server) makeToken(w http.ResponseWriter, r *http.Request) error {
 	var req api.TokenRequest
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxTokenRequest))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&req); err != nil {
-		return badRequest("cannot read the request: %v", err).hint(`want JSON such as {"name":"backup","expires_at":"2027-01-31T00:00:00Z"}`)
+	if err := s.readJSON(w, r, &req, `{"name":"backup","expires_at":"2027-01-31T00:00:00Z"}`); err != nil {
+		return err
 	}
 	now := time.Now().UTC()
 	req.Name = strings.TrimSpace(req.Name)

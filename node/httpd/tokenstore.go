@@ -112,10 +112,10 @@ func (t *tokenStore) make(name string, now, expires time.Time) (storedToken, str
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.tokens) >= maxTokens {
-		return tok, "", &statusError{http.StatusConflict, api.Error{
-			Error: fmt.Sprintf("there are %d API tokens, and no more are possible", maxTokens),
-			Hint:  "revoke those that nobody uses",
-		}}
+		return tok, "", &StatusError{
+			http.StatusConflict, fmt.Sprintf("there are %d API tokens, and no more are possible", maxTokens),
+			"revoke those that nobody uses",
+		}
 	}
 	return tok, secret, t.replace(append(slices.Clone(t.tokens), tok))
 }
@@ -126,10 +126,7 @@ func (t *tokenStore) revoke(id string) error {
 	defer t.mu.Unlock()
 	left := slices.DeleteFunc(slices.Clone(t.tokens), func(tok storedToken) bool { return tok.ID == id })
 	if len(left) == len(t.tokens) {
-		return &statusError{http.StatusNotFound, api.Error{
-			Error: fmt.Sprintf("there is no API token with the ID %q", id),
-			Hint:  "'chainmail token list' shows them",
-		}}
+		return notFound("there is no API token with the ID %q", id).hint("'chainmail token list' shows them")
 	}
 	return t.replace(left)
 }

@@ -27,11 +27,13 @@ func parseClientRules(list []string) (clientRules, error) {
 	return rules, nil
 }
 
+func (r clientRules) empty() bool { return len(r.prefixes) == 0 && len(r.domains) == 0 }
+
 // allow looks up the client's name only when its address does not decide. The
 // name counts when it leads back to the address: anybody can claim any name
 // for an address of his own.
 func (r clientRules) allow(ctx context.Context, resolver Resolver, client netip.Addr) bool {
-	if len(r.prefixes) == 0 && len(r.domains) == 0 || !client.IsValid() || contains(r.prefixes, client) {
+	if r.empty() || !client.IsValid() || contains(r.prefixes, client) {
 		return true
 	}
 	if len(r.domains) == 0 {

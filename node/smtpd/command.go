@@ -16,6 +16,9 @@ func (g *gate) command(line []byte) {
 	verb, arg, _ := bytes.Cut(line, []byte(" "))
 	arg = bytes.TrimLeft(arg, " \t")
 	upper(verb)
+	if g.link.pool == poolFront && !g.mayEnter(string(verb)) {
+		return
+	}
 	switch string(verb) {
 	case "MAIL":
 		g.mail(arg)

@@ -109,7 +109,10 @@ func (c *connector) accept() {
 // take registers a connection and prepares it on a goroutine of its own: none
 // of what a client can delay holds up the next one.
 func (c *connector) take(conn net.Conn) {
-	l := &link{server: c.server, connector: c, limits: &c.server.opts.Limits, socket: conn, log: c.server.log}
+	l := &link{server: c.server, connector: c, limits: &c.server.opts.Limits, socket: conn, log: c.server.log, since: time.Now()}
+	if c.Kind == KindChain {
+		l.pool = poolFront
+	}
 	l.ctx, l.cancel = context.WithCancel(c.server.life)
 	c.open.Add(1)
 	c.metrics.open.Inc()
@@ -195,7 +198,8 @@ func (l *link) setClient(addr net.Addr) {
 
 // admit decides whether the client may go on; an empty greeting means yes.
 func (c *connector) admit(l *link) (reason, string) {
-	if !c.clients.allow(l.ctx, c.server.opts.Resolver, l.client) {
+	// Who comes to a chain connector shows later whether it needs the list.
+	if c.Kind != KindChain && !c.clients.allow(l.ctx, c.server.opts.Resolver, l.client) {
 		return reasonClient, "554 5.7.1 your address " + l.client.String() + " may not use this archive"
 	}
 	if !c.server.countClient(l) {

@@ -1,8 +1,11 @@
 package smtpd_test
 
 import (
+	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -90,7 +93,13 @@ func (d *dialogue) setting(arg string) {
 		c := &o.Connectors[0]
 		switch key {
 		case "kind":
-			c.Kind = smtpd.Kind(value)
+			if c.Kind = smtpd.Kind(value); c.Kind == smtpd.KindChain {
+				c.TLSConfig, _ = certificate(d.t)
+				c.Peer = func(tls.ConnectionState) (string, error) { panic("a peer in plain text") }
+				c.Serve = func(context.Context, net.Conn, string) { panic("served in plain text") }
+			}
+		case "clients":
+			c.Clients = strings.Fields(value)
 		case "max_message_size":
 			o.Limits.MaxMessageSize = n
 		case "max_recipients":

@@ -27,6 +27,9 @@
 // (address.go), chunks (chunk.go), the end of DATA (body.go) and STARTTLS
 // (starttls.go).
 //
+// On a connector for the chain the way parts at STARTTLS: a node of the cluster
+// leaves the gate there and is served by the chain (frontdoor.go).
+//
 // A connection belongs to one goroutine, go-smtp's. Others touch only its
 // link: they wake it for a drain, or close the socket under it.
 package smtpd

@@ -26,7 +26,8 @@ type gate struct {
 	line    []byte // what go-smtp shall read next
 	scratch []byte // where line is put together
 	helo    string
-	chunked bool // the line is a BDAT whose bytes the session has
+	barred  string // what every command is answered; empty for nothing
+	chunked bool   // the line is a BDAT whose bytes the session has
 
 	mute     bool  // go-smtp's replies are not for the client, until it reads on
 	sasl     bool  // the last reply was 334: the next line is no command
@@ -104,7 +105,7 @@ func (g *gate) next() error {
 // the next read. A bare LF ends a command line too: only in bodies would that
 // let one client's bytes become another's commands.
 func (g *gate) readLine() ([]byte, error) {
-	deadline := time.Now().Add(g.link.limits.IdleTimeout)
+	deadline := g.link.commandDeadline()
 	scanned := 0
 	for {
 		if g.link.server.draining.Load() && !g.session.open {
@@ -132,7 +133,7 @@ func (g *gate) readLine() ([]byte, error) {
 // skipLine answers a line that is too long and drops it, or the connection
 // when it never ends.
 func (g *gate) skipLine() {
-	deadline := time.Now().Add(g.link.limits.IdleTimeout)
+	deadline := g.link.commandDeadline()
 	for skipped := 0; skipped < maxSkippedLine; {
 		if i := bytes.IndexByte(g.buf[g.r:g.w], '\n'); i >= 0 {
 			g.r += i + 1

@@ -25,8 +25,14 @@ type link struct {
 
 	client  netip.Addr // invalid for clients without an IP address
 	address string     // of the client, with its port
-	counted bool       // in the server's connections per client
+	since   time.Time
 	once    sync.Once
+
+	// What it counts for. Its goroutine changes them under the server's mutex.
+	pool     pool
+	counted  bool               // in the server's connections per client
+	dismiss  context.CancelFunc // of a peer's connection: ends Serve
+	stranger bool               // it is known to be no foreign mail server either
 }
 
 // local reports whether the client is on this machine, so that nobody listens
@@ -34,7 +40,13 @@ type link struct {
 func (l *link) local() bool { return !l.client.IsValid() || l.client.IsLoopback() }
 
 // wake ends a read that waits, so that its reader sees that the server drains.
-func (l *link) wake() { _ = l.socket.SetReadDeadline(time.Unix(1, 0)) }
+func (l *link) wake() {
+	if l.pool == poolPeer {
+		l.dismiss()
+		return
+	}
+	_ = l.socket.SetReadDeadline(time.Unix(1, 0))
+}
 
 // kill closes the connection under its owner.
 func (l *link) kill() {

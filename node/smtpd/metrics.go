@@ -26,6 +26,10 @@ const (
 	reasonMemory
 	reasonDisk
 	reasonClosed
+	reasonStarting
+	reasonShort
+	reasonNoNode
+	reasonCertificate
 	reasonFault
 	reasonCount
 )
@@ -33,7 +37,8 @@ const (
 func (r reason) String() string {
 	return [reasonCount]string{
 		"connections", "client_connections", "client", "proxy_header", "rate", "sender", "recipient", "size",
-		"auth", "errors", "starttls_injection", "memory", "disk", "shutdown", "fault",
+		"auth", "errors", "starttls_injection", "memory", "disk", "shutdown",
+		"starting", "copies_short", "not_a_node", "certificate", "fault",
 	}[r]
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 )
@@ -46,7 +45,7 @@ func New(o Options) (*Server, error) {
 		rates:     newRates(o.Limits.MessagesPerMinute),
 		stopping:  make(chan struct{}),
 		links:     map[*link]struct{}{},
-		perClient: map[netip.Addr]int{},
+		perClient: map[seat]int{},
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	m, err := newMetrics(o.Registerer)
@@ -123,8 +122,11 @@ func (c *connector) settle() error {
 	if c.SocketMode == 0 {
 		c.SocketMode = defaultSocketMode
 	}
-	if err := choose("kind", &c.Kind, KindSMTP, KindLMTP); err != nil {
+	if err := choose("kind", &c.Kind, KindSMTP, KindLMTP, KindChain); err != nil {
 		return err
+	}
+	if c.Kind == KindChain && c.TLS == "" {
+		c.TLS = TLSStartTLS
 	}
 	if err := choose("tls", &c.TLS, TLSNone, TLSStartTLS, TLSRequired, TLSImplicit); err != nil {
 		return err
@@ -147,6 +149,8 @@ func (c *connector) settle() error {
 		return fmt.Errorf("auth is %q but there is no users file: make one with: htpasswd -B -c FILE USER", c.Auth)
 	case c.Journal != JournalNone && c.server.opts.NewJournalParser == nil:
 		return errors.New("smtpd: Options.NewJournalParser is missing")
+	case c.Kind == KindChain:
+		return c.settleChain(network)
 	}
 	return nil
 }

@@ -16,7 +16,8 @@ import (
 )
 
 // Draft is a message that is coming in. Commit makes it durable; Discard
-// forgets it and is harmless afterwards.
+// forgets it and is harmless afterwards. After ErrShort the message is durable
+// here all the same.
 type Draft interface {
 	io.Writer
 	Commit(record.Envelope) (record.Receipt, error)
@@ -48,8 +49,9 @@ type Options struct {
 
 	// Begin opens a draft. ctx ends when the connection is closed by force.
 	Begin func(ctx context.Context) Draft
-	// Accepting is asked before a mail is begun, so that a full disk is told
-	// to the client at MAIL and not after its body. Nil: always.
+	// Accepting is asked before a mail is begun, so that a full disk (or
+	// ErrStarting) is told to the client at MAIL and not after its body. Nil:
+	// always.
 	Accepting func() error
 	// NewJournalParser is needed by connectors with JournalExchange.
 	NewJournalParser func() JournalParser
@@ -77,6 +79,8 @@ type Journal string
 const (
 	KindSMTP Kind = "smtp"
 	KindLMTP Kind = "lmtp" // RFC 2033: a reply for every recipient
+	// KindChain is for the nodes of the cluster: see Connector.Peer.
+	KindChain Kind = "chain"
 
 	TLSNone     TLSMode = "none"
 	TLSStartTLS TLSMode = "starttls" // RFC 3207, offered
@@ -109,7 +113,8 @@ type Connector struct {
 
 	// Clients may connect: IP addresses, CIDR blocks, and domains, which
 	// stand for the client's forward-confirmed host name and names below it.
-	// Clients of a unix socket always may. Empty: everybody.
+	// Clients of a unix socket always may. Empty: everybody. With KindChain
+	// they are the foreign mail servers, and empty means none.
 	Clients []string
 	// Senders and Recipients may stand in MAIL and RCPT: addresses, domains
 	// (with all names below them), and "<>" for the null sender. Empty: all.
@@ -118,6 +123,16 @@ type Connector struct {
 	// ProxyFrom are the IP addresses and CIDR blocks of balancers, from which
 	// a PROXY protocol header is required; from others none is looked for.
 	ProxyFrom []string
+
+	// Peer and Serve are needed by KindChain, and only there. A client that
+	// shows a certificate during STARTTLS, which TLSConfig must ask for but
+	// not require, is told to Peer. If Peer knows the name of the node, Serve
+	// is given the connection, without deadlines and from the first byte under
+	// TLS on, and returns when it is done with it. ctx ends when the server
+	// drains. Nothing of Limits applies to such a connection, except
+	// DrainTimeout: then it is closed under Serve.
+	Peer  func(state tls.ConnectionState) (name string, err error)
+	Serve func(ctx context.Context, conn net.Conn, peer string)
 }
 
 // Limits bound what clients may ask for.
@@ -157,6 +172,12 @@ const (
 	maxSkippedLine       = 1 << 20  // bytes of a longer one that are skipped
 	maxGatheredReplies   = 64 << 10
 	maxClientsRemembered = 10_000
+
+	// Of connections to a KindChain connector that have not shown yet what
+	// they are. All nodes of a cluster may dial at once, each a few times.
+	maxUndecided          = 512
+	maxUndecidedPerClient = 128
+	undecidedTimeout      = time.Minute // from accept on
 )
 
 func (l Limits) withDefaults() Limits {

@@ -33,9 +33,18 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		{connector(func(c *smtpd.Connector) { c.Name = "" }), `connector "": it has no name: give it one, receipts and metrics carry it`},
 		{connector(func(c *smtpd.Connector) { c.Address = "" }), `connector "smtp": it has no address: give it host:port, or unix:/path for a unix socket`},
 		{connector(func(c *smtpd.Connector) { c.Address = "25" }), `connector "smtp": address "25": write host:port, for example 127.0.0.1:2525, or unix:/path`},
-		{connector(func(c *smtpd.Connector) { c.Kind = "pop3" }), `connector "smtp": kind is "pop3": use one of ["smtp" "lmtp"]`},
+		{connector(func(c *smtpd.Connector) { c.Kind = "pop3" }), `connector "smtp": kind is "pop3": use one of ["smtp" "lmtp" "chain"]`},
 		{connector(func(c *smtpd.Connector) { c.TLS = smtpd.TLSStartTLS }), `connector "smtp": tls is "starttls" but there is no certificate: name the certificate and key files, or set tls to "none"`},
 		{connector(func(c *smtpd.Connector) { c.Auth = smtpd.AuthRequired }), `connector "smtp": auth is "required" but there is no users file: make one with: htpasswd -B -c FILE USER`},
+		{connector(func(c *smtpd.Connector) { c.Kind = smtpd.KindChain }), `connector "smtp": tls is "starttls" but there is no certificate: name the certificate and key files, or set tls to "none"`},
+		{connector(func(c *smtpd.Connector) { c.Kind, c.TLS = smtpd.KindChain, smtpd.TLSNone }), `connector "smtp": tls is "none": nodes come by STARTTLS: use "starttls" or "required"`},
+		{
+			connector(func(c *smtpd.Connector) {
+				c.Kind, c.TLSConfig, c.Address = smtpd.KindChain, &tls.Config{}, "unix:/run/x"
+			}),
+			`connector "smtp": address "unix:/run/x": nodes come by TCP: write host:port`,
+		},
+		{connector(func(c *smtpd.Connector) { c.Kind, c.TLSConfig = smtpd.KindChain, &tls.Config{} }), `connector "smtp": smtpd: Connector.Peer or Connector.Serve is missing`},
 		{
 			connector(func(c *smtpd.Connector) { c.Auth, c.Users = smtpd.AuthRequired, filepath.Join(dir, "users") }),
 			`connector "smtp": users file DIR/users: line 1 is not USER:BCRYPT-HASH: set a password with: htpasswd -B FILE USER`,

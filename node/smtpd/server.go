@@ -3,7 +3,6 @@ package smtpd
 import (
 	"context"
 	"log/slog"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +25,8 @@ type Server struct {
 
 	mu        sync.Mutex
 	links     map[*link]struct{}
-	perClient map[netip.Addr]int
+	inPool    [poolCount]int
+	perClient map[seat]int
 	opened    bool
 }
 
@@ -158,47 +158,6 @@ func (s *Server) each(do func(*link)) int {
 		do(l)
 	}
 	return len(s.links)
-}
-
-// enter registers a connection, and reports whether there is room for it.
-func (s *Server) enter(l *link) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.conns.Add(1)
-	s.links[l] = struct{}{}
-	most := s.opts.Limits.MaxConnections
-	return most == 0 || len(s.links) <= most
-}
-
-// countClient counts a connection for its client, and reports whether there is
-// room for it.
-func (s *Server) countClient(l *link) bool {
-	most := s.opts.Limits.MaxConnectionsPerClient
-	if most == 0 || !l.client.IsValid() {
-		return true
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	key := clientKey(l.client)
-	if s.perClient[key] >= most {
-		return false
-	}
-	s.perClient[key]++
-	l.counted = true
-	return true
-}
-
-func (s *Server) leave(l *link) {
-	s.mu.Lock()
-	delete(s.links, l)
-	if l.counted {
-		key := clientKey(l.client)
-		if s.perClient[key]--; s.perClient[key] == 0 {
-			delete(s.perClient, key)
-		}
-	}
-	s.mu.Unlock()
-	s.conns.Done()
 }
 
 func (s *Server) accepting() error {

@@ -39,10 +39,13 @@ func (g *gate) startTLS(arg []byte) {
 	if err != nil {
 		return
 	}
+	g.detached = true
 	next := newGate(conn, g.link)
 	next.secure = tlsName(conn.ConnectionState())
 	next.mute = true // of the greeting, which the client has had
-	g.detached = true
+	if c.Kind == KindChain && next.peer(conn) {
+		return
+	}
 	c.secure.serve(next)
 }
 

@@ -1,0 +1,214 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"chainmail/archive/record"
+)
+
+// hello takes a peer's hello. Its reply is this node's, now or later.
+func (s *server) hello(body *bodyReader) func() reply {
+	text, err := io.ReadAll(io.LimitReader(body, maxHello+1))
+	if err != nil {
+		return always(451, "4.5.0 %v", err)
+	}
+	if len(text) > maxHello {
+		return always(554, "5.5.2 hello: more than %d bytes", maxHello)
+	}
+	h, err := parseHello(text)
+	if err != nil {
+		return always(554, "5.5.2 %v", err)
+	}
+	c := s.c
+	switch {
+	case h.Cluster != c.opts.Cluster:
+		return always(554, "5.7.1 this node, %s, is of cluster %s and you are of cluster %.64s", c.opts.Name, c.opts.Cluster, h.Cluster)
+	case h.Node != s.peer:
+		return always(554, "5.7.1 the certificate is that of %s, hello says %.64s", s.peer, h.Node)
+	case h.Protocol < oldestProtocol || h.Protocol > newestProtocol:
+		return always(554, "5.5.4 this node speaks versions %d to %d of the link, not %d", oldestProtocol, newestProtocol, h.Protocol)
+	}
+	s.known = true
+	c.learn(s.peer, h, false)
+	return func() reply {
+		s.await(h)
+		// The next one waits for what changes from here on.
+		s.changed = c.opts.Archive.Changed()
+		text, err := c.introduce(h.Protocol).encode()
+		if err != nil {
+			return says(451, "4.3.0 %v", err)
+		}
+		return reply{250, fold(string(text))}
+	}
+}
+
+// await waits as long as a hello asks for.
+func (s *server) await(h hello) {
+	if h.Wait == 0 {
+		return
+	}
+	timer := time.NewTimer(min(time.Duration(h.Wait)*time.Millisecond, maxWait))
+	defer timer.Stop()
+	changed := s.changed
+	if !h.Eager {
+		changed = nil
+	}
+	select {
+	case <-timer.C:
+	case <-changed:
+	case <-s.ctx.Done():
+	}
+}
+
+func always(code int, format string, args ...any) func() reply {
+	r := says(code, format, args...)
+	return func() reply { return r }
+}
+
+// receive takes a container into the archive. The reply, when it is asked for,
+// waits for the disk; meanwhile the next container may be read.
+func (c *Chain) receive(ctx context.Context, peer string, body io.Reader) func() reply {
+	in := &incoming{
+		reader: newContainerReader(body),
+		intake: c.opts.Archive.NewIntake(ctx, peer),
+		hulls:  map[record.StoreID]record.Range{},
+	}
+	if err := in.run(); err != nil {
+		in.intake.Discard()
+		r := in.refusal(err)
+		if r.code == 554 {
+			c.log.Warn("a container of a peer is refused", slog.String("peer", peer), slog.Any("err", err))
+		}
+		return func() reply { return r }
+	}
+	return func() reply {
+		if _, err := in.intake.Sync(); err != nil {
+			return in.refusal(err)
+		}
+		c.metrics.received.WithLabelValues(peer).Add(float64(in.receipts))
+		return c.durable(in.hulls).reply()
+	}
+}
+
+// durable says what of these stretches this node has on disk.
+func (c *Chain) durable(hulls map[record.StoreID]record.Range) durable {
+	d := durable{boot: c.boot, held: map[record.StoreID]record.Ranges{}}
+	d.generation = c.look(func() {
+		for s, hull := range hulls {
+			l, _ := c.opts.Archive.Log(s)
+			d.held[s] = l.Held.Intersect(record.Ranges{hull})
+		}
+	})
+	return d
+}
+
+// incoming is a container that comes in.
+type incoming struct {
+	reader   *containerReader
+	intake   Intake
+	hulls    map[record.StoreID]record.Range // from the first to the last receipt of each log
+	receipts int
+	at       record.Position // the last receipt
+	want     bool            // its chunks
+}
+
+func (in *incoming) run() error {
+	for {
+		f, err := in.reader.next()
+		if err == io.EOF {
+			return in.about(in.intake.Enter(), in.at)
+		}
+		if err != nil {
+			return err
+		}
+		if err := in.frame(f); err != nil {
+			return err
+		}
+	}
+}
+
+func (in *incoming) frame(f frame) (err error) {
+	switch f.kind {
+	case frameLog:
+		return in.intake.Log(f.log)
+	case frameChunk:
+		if !in.want {
+			return nil
+		}
+		return in.about(in.intake.Chunk(f.chunk), in.at)
+	}
+	in.want, err = in.intake.Receipt(f.position, f.encoded, f.hasBody)
+	switch {
+	case errors.Is(err, ErrCorrupt):
+		return in.about(err, in.at)
+	case err != nil:
+		return in.about(err, f.position)
+	}
+	in.at = f.position
+	in.receipts++
+	hull, ok := in.hulls[f.position.Store]
+	if !ok {
+		hull = record.Range{First: f.position.Seq, Last: f.position.Seq}
+	}
+	in.hulls[f.position.Store] = record.Range{First: min(hull.First, f.position.Seq), Last: max(hull.Last, f.position.Seq)}
+	return nil
+}
+
+// positionError is about one receipt.
+type positionError struct {
+	at  record.Position
+	err error
+}
+
+func (e positionError) Error() string { return e.at.String() + " " + e.err.Error() }
+func (e positionError) Unwrap() error { return e.err }
+
+// about says which receipt an error is about, where it is about one.
+func (in *incoming) about(err error, at record.Position) error {
+	if err != nil && (errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNoBody)) {
+		return positionError{at, err}
+	}
+	return err
+}
+
+// refusal translates what went wrong. This is the only place that does.
+func (in *incoming) refusal(err error) reply {
+	text := strings.Map(printable, err.Error())
+	text = text[:min(len(text), textPerLine-20)]
+	switch {
+	case errors.Is(err, errMalformed):
+		return says(554, "5.5.2 %s", text)
+	case errors.Is(err, ErrCorrupt):
+		return says(554, "%s %s", codeDamaged, text)
+	case errors.Is(err, ErrNoBody):
+		return says(451, "%s %s", codeNoBody, text)
+	case errors.Is(err, ErrFull):
+		return says(452, "4.3.1 %s", text)
+	case errors.Is(err, errCutOff):
+		return says(451, "4.5.0 %s", text)
+	}
+	return says(451, "4.3.0 %s", text)
+}
+
+// printable keeps a text within one line of ASCII.
+func printable(r rune) rune {
+	if r < ' ' || r > '~' {
+		return '?'
+	}
+	return r
+}
+
+// about is the receipt that a refusal is about, and its enhanced code.
+func (r reply) about() (code string, at record.Position, ok bool) {
+	words := strings.SplitN(r.lines[0], " ", 3)
+	if len(words) < 2 || words[0] != codeNoBody && words[0] != codeDamaged {
+		return "", at, false
+	}
+	at, err := record.ParsePosition(words[1])
+	return words[0], at, err == nil
+}

@@ -1,0 +1,321 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"chainmail/node/api"
+	"chainmail/node/client"
+)
+
+// printChanged says what a change of the cluster did.
+func printChanged(cmd *cobra.Command, format outputFormat, done api.Changed) error {
+	if format == formatJSON {
+		return printJSON(cmd.OutOrStdout(), done)
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s (epoch %d)\n", sanitize(done.Message), done.Epoch)
+	return err
+}
+
+func newDrainNodeCommand() *cobra.Command {
+	var (
+		to     target
+		format outputFormat
+		wait   bool
+	)
+	cmd := &cobra.Command{
+		Use:   "drain-node [NAME]",
+		Short: "Let a member hand over its mail and leave the cluster",
+		Long: `Lets a member leave in order, by default the node that is asked: it answers 421
+to new mail, waits until everything that it holds has its copies on the others,
+and leaves. Nothing is lost, and nothing is deleted on its disk. --wait shows the
+progress until it has left.
+
+The exit code is 1 when the drain is refused, or ends before the member has left.`,
+		Example: "  chainmail drain-node b --wait",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return fmt.Errorf("give one NAME or none, not %d", len(args))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := to.client()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			name := ""
+			if len(args) > 0 {
+				name = args[0]
+			} else {
+				cluster, err := c.Cluster(cmd.Context())
+				if err != nil {
+					return err
+				}
+				name = cluster.Node
+			}
+			done, err := c.Drain(cmd.Context(), name)
+			if err != nil {
+				return err
+			}
+			if err := printChanged(cmd, format, done); err != nil || !wait {
+				return err
+			}
+			return waitUntilLeft(cmd.Context(), c, name, cmd.ErrOrStderr())
+		},
+	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has left, and show the progress")
+	addOutputFlag(cmd.Flags(), &format)
+	to.addFlags(cmd.Flags())
+	return cmd
+}
+
+// pollPeriod is how often a command that waits looks again.
+var pollPeriod = time.Second
+
+// waitUntilLeft reports a line whenever the progress has changed.
+func waitUntilLeft(ctx context.Context, c *client.Client, name string, notes io.Writer) error {
+	said := ""
+	for {
+		cluster, err := c.Cluster(ctx)
+		if refused, ok := errors.AsType[*client.Error](err); ok && refused.Status == http.StatusNotFound {
+			err, cluster = nil, api.Cluster{} // the node itself was drained, and is in no cluster now
+		}
+		if err != nil {
+			return fmt.Errorf("cannot tell whether %s has left: %w: ask another member with 'chainmail status'", name, err)
+		}
+		m, there := member(cluster, name)
+		if !there {
+			fmt.Fprintf(notes, "%s has left the cluster.\n", sanitize(name))
+			return nil
+		}
+		if m.State != api.StateDraining && m.State != api.StateUnreachable {
+			return fmt.Errorf("%s does not drain any more, it is %s: see 'chainmail status'", name, m.State)
+		}
+		if line := drainProgress(cluster, m); line != said {
+			said = line
+			fmt.Fprintln(notes, sanitize(line))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %s goes on draining; 'chainmail drain-node %s --wait' waits again", context.Cause(ctx), name, name)
+		case <-time.After(pollPeriod):
+		}
+	}
+}
+
+func member(c api.Cluster, name string) (api.Member, bool) {
+	for _, m := range c.Members {
+		if m.Name == name {
+			return m, true
+		}
+	}
+	return api.Member{}, false
+}
+
+// drainProgress tells what the others still lack.
+func drainProgress(c api.Cluster, draining api.Member) string {
+	var receipts uint64
+	bytes := new(int64)
+	for _, m := range c.Members {
+		switch {
+		case m.Name == draining.Name || m.Role == roleWitness:
+		case m.Backlog == nil:
+			return draining.Name + " is draining; what the others still lack is unknown: " + m.Name + " has not told yet"
+		default:
+			receipts += m.Backlog.Receipts
+			if m.Backlog.Bytes == nil {
+				bytes = nil
+			} else if bytes != nil {
+				*bytes += *m.Backlog.Bytes
+			}
+		}
+	}
+	line := fmt.Sprintf("%s is draining; the others still lack %s", draining.Name, plural(receipts, "receipt"))
+	if receipts > 0 {
+		line += " (size " + sizeOrUnknown(bytes) + ")"
+	}
+	if draining.Reason != "" {
+		line += "; " + draining.Reason
+	}
+	return line
+}
+
+func newRemoveNodeCommand() *cobra.Command {
+	var (
+		to     target
+		format outputFormat
+		force  string
+		yes    bool
+	)
+	cmd := &cobra.Command{
+		Use:   "remove-node NAME",
+		Short: "Remove a dead member from the cluster",
+		Long: `Removes a member that will not come back. One that is alive should leave in order:
+see drain-node. Removal is refused while that might lose mail that only the dead
+member holds; --force NAME removes it all the same, and that mail is named in the
+status of the cluster until the disk comes back.
+
+On a terminal it asks first.`,
+		Example: "  chainmail remove-node b\n  chainmail remove-node b --force b",
+		Args:    oneArgument("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := args[0]
+			if force != "" && force != name {
+				return usageError{fmt.Errorf("--force is %s, and the member is %s: repeat the member's name to force its removal", force, name)}
+			}
+			if isTerminal(cmd.InOrStdin()) && !yes {
+				question := fmt.Sprintf("Remove %s from the cluster? Its certificate stops working at once.", name)
+				if force != "" {
+					question += " Mail that only it holds may be lost."
+				}
+				if err := confirm(cmd.InOrStdin(), cmd.ErrOrStderr(), question, name); err != nil {
+					return err
+				}
+			}
+			return to.change(cmd, format, func(ctx context.Context, c *client.Client) (api.Changed, error) {
+				return c.Remove(ctx, name, force)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&force, "force", "", "the member's `NAME` again: remove it although mail may be lost")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	addOutputFlag(cmd.Flags(), &format)
+	to.addFlags(cmd.Flags())
+	return cmd
+}
+
+// change asks the node for a change of the cluster and prints the answer.
+func (t *target) change(cmd *cobra.Command, format outputFormat, do func(context.Context, *client.Client) (api.Changed, error)) error {
+	c, err := t.client()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	done, err := do(cmd.Context(), c)
+	if err != nil {
+		return err
+	}
+	return printChanged(cmd, format, done)
+}
+
+func newRingCommand() *cobra.Command {
+	return group("ring", "Change the order of the ring", newRingMoveCommand())
+}
+
+func newRingMoveCommand() *cobra.Command {
+	var (
+		to     target
+		format outputFormat
+		after  string
+	)
+	cmd := &cobra.Command{
+		Use:   "move NAME --after NAME",
+		Short: "Give a member another place in the ring",
+		Long: `Puts a member behind another one, which then sends to it. New mail goes to its new
+keepers at once; history stays where it has its copies.`,
+		Example: "  chainmail ring move c --after a",
+		Args:    oneArgument("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if after == "" {
+				return usageError{errors.New("no place is given: add --after NAME")}
+			}
+			return to.change(cmd, format, func(ctx context.Context, c *client.Client) (api.Changed, error) {
+				return c.Move(ctx, args[0], after)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&after, "after", "", "`NAME` of the member that shall be before it")
+	addOutputFlag(cmd.Flags(), &format)
+	to.addFlags(cmd.Flags())
+	return cmd
+}
+
+func newSafeToStopCommand() *cobra.Command {
+	var (
+		to     target
+		format outputFormat
+	)
+	cmd := &cobra.Command{
+		Use:   "safe-to-stop NAME",
+		Short: "May a member be stopped for a while?",
+		Long: `Tells whether a member may be stopped, for an upgrade or a repair, without mail
+being refused or left with fewer copies than the policies ask for. The exit code
+is 0 when it may, and 1 with the reasons when not.`,
+		Example: "  chainmail safe-to-stop b && ssh b systemctl restart chainmail",
+		Args:    oneArgument("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := to.client()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			answer, err := c.SafeToStop(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if format == formatJSON {
+				err = printJSON(cmd.OutOrStdout(), answer)
+			} else {
+				err = printSafeToStop(cmd.OutOrStdout(), answer)
+			}
+			if err == nil && !answer.Safe {
+				err = quietError{exitFailed}
+			}
+			return err
+		},
+	}
+	addOutputFlag(cmd.Flags(), &format)
+	to.addFlags(cmd.Flags())
+	return cmd
+}
+
+func printSafeToStop(w io.Writer, answer api.SafeToStop) error {
+	name := sanitize(answer.Name)
+	if answer.Safe {
+		_, err := fmt.Fprintf(w, "%s may be stopped.\n", name)
+		return err
+	}
+	fmt.Fprintf(w, "%s should not be stopped now:\n", name)
+	for _, why := range answer.Reasons {
+		if _, err := fmt.Fprintf(w, "  %s\n", sanitize(why)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newKeysCommand() *cobra.Command {
+	return group("keys", "Change the keys of the cluster", newKeysRotateCommand())
+}
+
+func newKeysRotateCommand() *cobra.Command {
+	var (
+		to     target
+		format outputFormat
+	)
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Give the cluster new keys",
+		Long: `Replaces the key of the gossip between the nodes and every node's certificate, one
+after the other, while mail flows. Do it when a node's disk may have been read by
+others. It goes on by itself; status tells when it is done.`,
+		Example: "  chainmail keys rotate",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return to.change(cmd, format, func(ctx context.Context, c *client.Client) (api.Changed, error) {
+				return c.RotateKeys(ctx)
+			})
+		},
+	}
+	addOutputFlag(cmd.Flags(), &format)
+	to.addFlags(cmd.Flags())
+	return cmd
+}

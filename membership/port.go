@@ -1,0 +1,301 @@
+package membership
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// What the first byte of a connection to the raft port says.
+const (
+	speaksRaft    = 'R'
+	speaksControl = 'C'
+)
+
+// answersControl is the other end of speaksControl. It outlives its peer's
+// membership by one answer, so that a member that asked to be removed is told.
+const answersControl = 'c'
+
+// handshakeTimeout bounds what a stranger can make the raft port wait.
+const handshakeTimeout = 5 * time.Second
+
+// raftPort is the listener that only members may connect to. It hands streams
+// over to Raft and answers control requests.
+type raftPort struct {
+	m        *Membership
+	listener net.Listener
+	limit    chan struct{} // handshakes at a time
+
+	mu     sync.Mutex
+	conns  map[*tls.Conn]byte // what for; after the handshake, both directions
+	stream *raftStream        // nil: Raft is not running
+	closed bool
+	wg     sync.WaitGroup
+}
+
+const maxHandshakes = 64
+
+func newRaftPort(m *Membership, l net.Listener) *raftPort {
+	return &raftPort{m: m, listener: l, conns: map[*tls.Conn]byte{}, limit: make(chan struct{}, maxHandshakes)}
+}
+
+// serve accepts until the port is closed.
+func (p *raftPort) serve(ctx context.Context) {
+	for {
+		conn, err := p.listener.Accept()
+		if closed(err) || ctx.Err() != nil {
+			if err == nil {
+				conn.Close()
+			}
+			return
+		}
+		if err != nil { // out of file descriptors, for example: they come back
+			p.m.log.Warn("raft port does not accept", "err", err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+			continue
+		}
+		select {
+		case p.limit <- struct{}{}:
+		default: // strangers crowd the port; members try again
+			conn.Close()
+			continue
+		}
+		p.wg.Go(func() {
+			tlsConn, kind, err := p.greet(ctx, conn)
+			<-p.limit
+			if err != nil {
+				conn.Close()
+				p.m.log.Debug("connection to the raft port refused", "client", conn.RemoteAddr().String(), "err", err)
+				return
+			}
+			p.hand(ctx, tlsConn, kind)
+		})
+	}
+}
+
+// greet does the handshake and reads what the connection is for.
+func (p *raftPort) greet(ctx context.Context, conn net.Conn) (*tls.Conn, byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
+	c := tls.Server(conn, p.m.memberTLS())
+	if err := c.HandshakeContext(ctx); err != nil {
+		return nil, 0, err
+	}
+	var kind [1]byte
+	if _, err := c.Read(kind[:]); err != nil {
+		return nil, 0, err
+	}
+	return c, kind[0], conn.SetDeadline(time.Time{})
+}
+
+// hand gives a member's connection to whom it is for.
+func (p *raftPort) hand(ctx context.Context, c *tls.Conn, kind byte) {
+	as := kind
+	if kind == speaksControl {
+		as = answersControl
+	}
+	conn, ok := p.track(c, as)
+	if !ok {
+		c.Close()
+		return
+	}
+	switch kind {
+	case speaksRaft:
+		p.mu.Lock()
+		s := p.stream
+		p.mu.Unlock()
+		if s == nil || !s.offer(conn) {
+			conn.Close()
+		}
+	case speaksControl:
+		defer conn.Close()
+		peer, err := p.m.peerOf(c.ConnectionState())
+		if err != nil {
+			return
+		}
+		p.m.serveControl(ctx, conn, peer, c.ConnectionState().PeerCertificates[0])
+	default:
+		conn.Close()
+	}
+}
+
+// track remembers an open connection, so that it can be closed when its peer
+// is no member any more.
+func (p *raftPort) track(c *tls.Conn, kind byte) (net.Conn, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, false
+	}
+	p.conns[c] = kind
+	return &memberConn{Conn: c, port: p}, true
+}
+
+// memberConn is a connection that the port knows of.
+type memberConn struct {
+	*tls.Conn
+	port *raftPort
+}
+
+func (c *memberConn) Close() error {
+	c.port.mu.Lock()
+	delete(c.port.conns, c.Conn)
+	c.port.mu.Unlock()
+	return c.Conn.Close()
+}
+
+func (c *memberConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.port.m.noteRefusal(c.Conn, err)
+	return n, err
+}
+
+// dropStrangers closes the connections of peers that are no members any more.
+func (p *raftPort) dropStrangers() {
+	if p == nil {
+		return // the view is read before the port is bound
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c, kind := range p.conns {
+		if _, err := p.m.PeerOf(c.ConnectionState()); err != nil && kind != answersControl {
+			_ = c.NetConn().Close()
+		}
+	}
+}
+
+// dial opens a connection to a member for raft or control.
+func (p *raftPort) dial(ctx context.Context, id string, kind byte) (net.Conn, error) {
+	view := p.m.View()
+	for _, member := range view.Members {
+		if member.ID != id {
+			continue
+		}
+		raw, err := p.m.network.Dial(ctx, "tcp", member.Addresses.Raft)
+		if err != nil {
+			return nil, err
+		}
+		c := tls.Client(raw, p.m.ClientTLS(member.Name))
+		if err := c.HandshakeContext(ctx); err != nil {
+			raw.Close()
+			return nil, err
+		}
+		conn, ok := p.track(c, kind)
+		if !ok {
+			raw.Close()
+			return nil, net.ErrClosed
+		}
+		deadline, _ := ctx.Deadline()
+		_ = c.SetWriteDeadline(deadline)
+		if _, err := conn.Write([]byte{kind}); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		_ = c.SetWriteDeadline(time.Time{})
+		return conn, nil
+	}
+	return nil, fmt.Errorf("no member has the ID %s at epoch %d", id, view.Epoch)
+}
+
+// close ends the listener and all connections, and waits for their goroutines.
+func (p *raftPort) close() error {
+	err := p.listener.Close()
+	p.mu.Lock()
+	p.closed = true
+	for c := range p.conns {
+		_ = c.NetConn().Close()
+	}
+	p.mu.Unlock()
+	p.wg.Wait()
+	return err
+}
+
+// noteRefusal sees from an error whether the peer takes this node for a
+// stranger: TLS 1.3 tells that to a client only when it reads.
+func (m *Membership) noteRefusal(c *tls.Conn, err error) {
+	if err == nil || !strings.Contains(err.Error(), "tls: bad certificate") {
+		return
+	}
+	if _, err := m.PeerOf(c.ConnectionState()); err == nil {
+		m.note(aboutMembership, "the other members refuse the certificate of this node: "+m.removedText())
+	}
+}
+
+// raftStream is what one run of Raft sees of the port (raft.StreamLayer).
+type raftStream struct {
+	port     *raftPort
+	incoming chan net.Conn
+	done     chan struct{}
+	once     sync.Once
+}
+
+func (p *raftPort) newStream() *raftStream {
+	s := &raftStream{port: p, incoming: make(chan net.Conn), done: make(chan struct{})}
+	p.mu.Lock()
+	p.stream = s
+	p.mu.Unlock()
+	return s
+}
+
+func (s *raftStream) offer(c net.Conn) bool {
+	select {
+	case s.incoming <- c:
+		return true
+	case <-s.done:
+		return false
+	}
+}
+
+// Accept and the methods after it are those of raft.StreamLayer.
+func (s *raftStream) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.incoming:
+		return c, nil
+	case <-s.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends all of Raft's connections, because Raft itself leaves those that
+// it accepted open.
+func (s *raftStream) Close() error {
+	s.once.Do(func() {
+		close(s.done)
+		s.port.mu.Lock()
+		defer s.port.mu.Unlock()
+		if s.port.stream == s {
+			s.port.stream = nil
+		}
+		for c, kind := range s.port.conns {
+			if kind == speaksRaft {
+				_ = c.NetConn().Close()
+			}
+		}
+	})
+	return nil
+}
+
+func (s *raftStream) Addr() net.Addr { return streamAddr(s.port.m.id) }
+
+func (s *raftStream) Dial(id raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return s.port.dial(ctx, string(id), speaksRaft)
+}
+
+// streamAddr is the address of a member as Raft sees it: its ID.
+type streamAddr string
+
+func (a streamAddr) Network() string { return "tcp" }
+func (a streamAddr) String() string  { return string(a) }

@@ -1,0 +1,217 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"chainmail/archive/record"
+	"chainmail/membership"
+	"chainmail/membership/ring"
+	"chainmail/node/api"
+	"chainmail/node/httpd"
+)
+
+// clusterDoor gives HTTP the cluster: what it shows, and the changes that
+// people ask for, each looked at before it is made.
+type clusterDoor struct{ *Node }
+
+// Cluster is the cluster as this node sees it.
+func (d clusterDoor) Cluster(ctx context.Context) (api.Cluster, error) { return d.cluster(ctx), nil }
+
+// Self is what this node tells its peers.
+func (d clusterDoor) Self(context.Context) (api.SelfReport, error) { return d.self(), nil }
+
+// Join lets a node in.
+func (d clusterDoor) Join(ctx context.Context, r api.JoinRequest) (any, error) {
+	answer, err := d.members.Admit(ctx, r)
+	return answer, refused(err)
+}
+
+// JoinToken makes a secret by which one node may join.
+func (d clusterDoor) JoinToken(ctx context.Context, valid time.Duration) (api.JoinToken, error) {
+	t, err := d.members.NewJoinToken(ctx, valid)
+	return t, refused(err)
+}
+
+// SetPolicies changes what is the same on every node.
+func (d clusterDoor) SetPolicies(ctx context.Context, p api.PolicyChange) (api.Changed, error) {
+	epoch, err := d.members.SetPolicies(ctx, p)
+	return changed(epoch, err, "the policies hold from epoch %d on")
+}
+
+// RotateKeys begins to replace the keys.
+func (d clusterDoor) RotateKeys(ctx context.Context) (api.Changed, error) {
+	epoch, err := d.members.RotateKeys(ctx)
+	return changed(epoch, err, "the keys are being replaced since epoch %d; it goes on by itself, and status tells when it is done")
+}
+
+// Move gives a member another place in the ring.
+func (d clusterDoor) Move(ctx context.Context, name, after string) (api.Changed, error) {
+	epoch, err := d.members.Move(ctx, name, after)
+	return changed(epoch, err, name+" follows "+after+" in the ring from epoch %d on; new mail goes that way, and history stays where it has its replicas")
+}
+
+// Drain lets a member hand over what it holds, and leave.
+func (d clusterDoor) Drain(ctx context.Context, name string) (api.Changed, error) {
+	view := d.members.View()
+	m, ok := view.Member(name)
+	others := slices.DeleteFunc(view.Ring(), func(n string) bool {
+		o, _ := view.Member(n)
+		return n == name || o.State == ring.Draining
+	})
+	switch {
+	case !ok:
+		return api.Changed{}, noMember(view, name)
+	case m.Role == ring.Witness:
+		return api.Changed{}, conflict(name+" is a witness: it holds nothing to hand over", "stop it, then remove it with 'chainmail remove-node %s'", name)
+	case m.State == ring.Draining:
+		return api.Changed{Epoch: uint64(view.Epoch), Message: name + " is being drained already"}, nil
+	case len(others) == 0:
+		return api.Changed{}, conflict("no other node would keep the mail of "+name, "let another node join first, see 'chainmail token join'")
+	}
+	for _, o := range view.Members {
+		if o.State == ring.Draining {
+			return api.Changed{}, conflict(o.Name+" is being drained: one change at a time", "wait until it has left, see 'chainmail status'")
+		}
+	}
+	epoch, err := d.members.SetState(ctx, name, ring.Draining)
+	return changed(epoch, err, name+" takes no new mail since epoch %d, hands over what others must keep, and then leaves the cluster by itself")
+}
+
+// Remove takes a member out that will not come back.
+func (d clusterDoor) Remove(ctx context.Context, name, force string) (api.Changed, error) {
+	view := d.members.View()
+	if _, ok := view.Member(name); !ok {
+		return api.Changed{}, noMember(view, name)
+	}
+	held := d.held()
+	logs, known := held[name]
+	delete(held, name)
+	reasons := ring.RemoveRefusal(ring.RemoveQuestion{
+		View: view, Name: name, Alive: d.members.Alive(name), Known: known, Force: force == name,
+		Logs: d.atRisk(view, name, logs, held),
+	})
+	if len(reasons) > 0 {
+		return api.Changed{}, conflict(strings.Join(reasons, "; "), "see docs/operations.md about members that are gone")
+	}
+	epoch, err := d.members.Remove(ctx, name)
+	return changed(epoch, err, name+" is no member from epoch %d on; the others copy among themselves what it kept")
+}
+
+// SafeToStop tells whether a member may be stopped for a while.
+func (d clusterDoor) SafeToStop(ctx context.Context, name string) (api.SafeToStop, error) {
+	view := d.members.View()
+	if _, ok := view.Member(name); !ok {
+		return api.SafeToStop{}, noMember(view, name)
+	}
+	held := d.held()
+	logs := held[name]
+	delete(held, name)
+	states := map[string]string{}
+	for _, m := range d.cluster(ctx).Members {
+		if m.Self != nil {
+			states[m.Name] = m.Self.State
+		}
+	}
+	reasons := ring.SafeToStop(ring.StopQuestion{
+		View: view, Name: name, Alive: d.members.Alive, Voters: d.members.Voters(),
+		Logs:  d.atRisk(view, name, logs, held),
+		Takes: func(n string) bool { return states[n] == api.StateActive || states[n] == api.StateJoining },
+	})
+	return api.SafeToStop{Name: name, Safe: len(reasons) == 0, Reasons: reasons}, nil
+}
+
+// atRisk is what would be out of reach without a node that holds logs, where
+// the others that are alive hold what held says.
+func (d clusterDoor) atRisk(view ring.View, name string, logs []record.Log, held map[string][]record.Log) []ring.AtRisk {
+	var all []ring.AtRisk
+	for _, l := range logs {
+		risk := ring.AtRisk{Log: l.Store.String()}
+		for _, span := range l.Spans() {
+			mine := l.Held.Intersect(record.Ranges{span.Range})
+			var others []record.Ranges
+			for _, keeper := range view.Keepers(l.Origin, span.Nodes) {
+				theirs, known := held[keeper]
+				switch {
+				case keeper == name || !d.members.Alive(keeper):
+				case !known:
+					risk.Unknown = true
+				default:
+					others = append(others, heldBy(theirs, l.Store))
+				}
+			}
+			once, enough := heldTimes(mine, others, max(1, min(view.Policies.Copies, len(others))))
+			risk.Only += mine.Minus(once).Count()
+			risk.Few += once.Minus(enough).Count()
+		}
+		all = append(all, risk)
+	}
+	return all
+}
+
+// heldTimes is what of mine is held by at least one, and by at least n, of the
+// others.
+func heldTimes(mine record.Ranges, others []record.Ranges, n int) (once, times record.Ranges) {
+	levels := make([]record.Ranges, n+1) // what at least i of those seen so far hold
+	levels[0] = mine
+	for _, o := range others {
+		for i := n; i > 0; i-- {
+			levels[i] = levels[i].Union(levels[i-1].Intersect(o))
+		}
+	}
+	return levels[1], levels[n]
+}
+
+// held is what each data member holds, by its own last word; those that never
+// spoke are missing.
+func (d clusterDoor) held() map[string][]record.Log {
+	held := map[string][]record.Log{}
+	if !d.witness() {
+		held = d.known()
+		held[d.config.Name] = d.archive.Logs()
+	}
+	return held
+}
+
+func noMember(view ring.View, name string) error {
+	var names []string
+	for _, m := range view.Members {
+		names = append(names, m.Name)
+	}
+	return &httpd.StatusError{Code: http.StatusNotFound, Text: fmt.Sprintf("%q is not a member of this cluster", name), Hint: "its members are " + strings.Join(names, ", ")}
+}
+
+func conflict(text, hint string, a ...any) error {
+	return &httpd.StatusError{Code: http.StatusConflict, Text: text, Hint: fmt.Sprintf(hint, a...)}
+}
+
+// changed answers a change that was made, or says why it was not.
+func changed(epoch ring.Epoch, err error, message string) (api.Changed, error) {
+	if err != nil {
+		return api.Changed{}, refused(err)
+	}
+	return api.Changed{Epoch: uint64(epoch), Message: fmt.Sprintf(message, epoch)}, nil
+}
+
+// refused gives a failed change its HTTP status.
+func refused(err error) error {
+	code := http.StatusInternalServerError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, membership.ErrToken):
+		code = http.StatusForbidden
+	case errors.Is(err, membership.ErrNotMember):
+		code = http.StatusNotFound
+	case errors.Is(err, membership.ErrRefused):
+		code = http.StatusConflict
+	case errors.Is(err, membership.ErrNoQuorum), errors.Is(err, membership.ErrUnknownOutcome):
+		code = http.StatusServiceUnavailable
+	}
+	return &httpd.StatusError{Code: code, Text: err.Error()}
+}

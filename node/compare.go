@@ -1,0 +1,182 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"chainmail/archive/record"
+	"chainmail/membership/ring"
+	"chainmail/node/api"
+)
+
+// digester gives the digests of what one node holds.
+type digester interface {
+	Segment(ctx context.Context, log record.StoreID, n uint64) (api.Segment, error)
+	Digests(ctx context.Context, log record.StoreID, r record.Range) ([]api.ReceiptDigest, error)
+}
+
+// segmentSize is how many receipts one segment digest covers.
+const segmentSize = 1024
+
+// comparison compares what the keepers of logs hold, segment by segment, and
+// receipt by receipt where two segments differ. It looks only at what should
+// be everywhere: what the keepers say they hold when it begins.
+type comparison struct {
+	view   ring.View
+	held   map[string][]record.Log // by node, this one included
+	ask    func(node string) digester
+	report func(api.ClusterVerifyEvent)
+	done   api.ClusterVerifyEvent // the counts so far
+}
+
+// stretch is a span of a log to compare, and the keepers that can be asked.
+type stretch struct {
+	log     record.Log
+	known   record.Ranges
+	keepers []string
+}
+
+// run compares every log. Its error means that it could not go on.
+func (c *comparison) run(ctx context.Context) error {
+	var all []stretch
+	for _, l := range c.logs() {
+		for _, span := range l.Spans() {
+			s := c.stretch(l, span)
+			c.done.Total += s.known.Count() * uint64(len(s.keepers))
+			all = append(all, s)
+		}
+	}
+	for _, s := range all {
+		if err := c.compare(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// logs is every log that some node holds, with all that any of them holds.
+func (c *comparison) logs() []record.Log {
+	union := map[record.StoreID]record.Log{}
+	for _, logs := range c.held {
+		for _, l := range logs {
+			u, known := union[l.Store]
+			if !known || len(l.Placements) > len(u.Placements) {
+				u.Store, u.Origin, u.Placements = l.Store, l.Origin, l.Placements
+			}
+			u.Held = u.Held.Union(l.Held)
+			union[l.Store] = u
+		}
+	}
+	all := make([]record.Log, 0, len(union))
+	for _, l := range union {
+		all = append(all, l)
+	}
+	slices.SortFunc(all, func(a, b record.Log) int { return cmp.Compare(a.Store, b.Store) })
+	return all
+}
+
+// stretch finds who keeps a span, and reports who lacks some of it.
+func (c *comparison) stretch(l record.Log, span record.Span) stretch {
+	s := stretch{log: l, known: l.Held.Intersect(record.Ranges{span.Range})}
+	for _, name := range c.view.Keepers(l.Origin, span.Nodes) {
+		logs, reached := c.held[name]
+		if !reached {
+			c.found(l, name, "not compared: the node is unreachable", nil)
+			continue
+		}
+		s.keepers = append(s.keepers, name)
+		if lacks := s.known.Minus(heldBy(logs, l.Store)); len(lacks) > 0 {
+			c.found(l, name, "missing", positions(l.Store, lacks))
+		}
+	}
+	return s
+}
+
+// compare looks whether those who have a receipt have the same.
+func (c *comparison) compare(ctx context.Context, s stretch) error {
+	for n := segmentOf(s.known.First()); len(s.known) > 0 && n <= segmentOf(s.known.Last()); n++ {
+		segment := record.Range{First: record.Seq(n*segmentSize + 1), Last: record.Seq((n + 1) * segmentSize)}
+		part := s.known.Intersect(record.Ranges{segment})
+		if err := c.segment(ctx, s.log, n, part, s.keepers); err != nil {
+			return err
+		}
+		c.done.Checked += part.Count() * uint64(len(s.keepers))
+		c.report(c.done)
+	}
+	return nil
+}
+
+func segmentOf(s record.Seq) uint64 { return uint64(max(s, 1)-1) / segmentSize }
+
+// segment compares one segment between the keepers that hold the same of it by
+// its digest, and all others receipt by receipt.
+func (c *comparison) segment(ctx context.Context, l record.Log, n uint64, part record.Ranges, keepers []string) error {
+	if len(part) == 0 || len(keepers) < 2 {
+		return nil
+	}
+	var first api.Segment
+	same := true
+	for i, name := range keepers {
+		s, err := c.ask(name).Segment(ctx, l.Store, n)
+		if err != nil {
+			return fmt.Errorf("segment %d of log %v on %s: %w", n, l.Store, name, err)
+		}
+		if i == 0 {
+			first = s
+		}
+		same = same && s.Digest == first.Digest && s.Held == first.Held
+	}
+	if same {
+		return nil
+	}
+	return c.receipts(ctx, l, part, keepers)
+}
+
+// receipts finds the positions at which keepers hold different receipts. Who
+// holds nothing there was named before.
+func (c *comparison) receipts(ctx context.Context, l record.Log, part record.Ranges, keepers []string) error {
+	seen := map[uint64]string{} // digest of the first keeper that has the receipt
+	by := map[uint64]string{}
+	for _, name := range keepers {
+		digests, err := c.ask(name).Digests(ctx, l.Store, record.Range{First: part.First(), Last: part.Last()})
+		if err != nil {
+			return fmt.Errorf("receipts %v of log %v on %s: %w", part, l.Store, name, err)
+		}
+		var differ record.Ranges
+		other := ""
+		for _, d := range digests {
+			if !part.Has(record.Seq(d.Seq)) {
+				continue
+			}
+			if _, known := seen[d.Seq]; !known {
+				seen[d.Seq], by[d.Seq] = d.Digest, name
+			} else if seen[d.Seq] != d.Digest {
+				differ, other = differ.Add(record.Seq(d.Seq)), by[d.Seq]
+			}
+		}
+		if len(differ) > 0 {
+			c.found(l, name, "other content than on "+other, positions(l.Store, differ))
+		}
+	}
+	return nil
+}
+
+func (c *comparison) found(l record.Log, node, problem string, at []string) {
+	event := c.done
+	event.Log, event.Node, event.Problem, event.At = l.Store.String(), node, problem, at
+	c.report(event)
+}
+
+// maxPositions bounds how many ranges one report names.
+const maxPositions = 100
+
+// positions prints ranges of a log as "store:first-last".
+func positions(s record.StoreID, r record.Ranges) []string {
+	var at []string
+	for _, x := range r[:min(len(r), maxPositions)] {
+		at = append(at, s.String()+":"+x.String())
+	}
+	return at
+}

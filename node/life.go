@@ -1,0 +1,131 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"chainmail/membership/ring"
+)
+
+// lifePeriod is how often a node looks at its place in the cluster.
+const lifePeriod = time.Second
+
+// errLeft ends a node that was drained and is no member any more.
+var errLeft = errors.New("left the cluster")
+
+// live follows the node's place in the cluster until ctx ends: it tells the
+// cluster where it is reached, becomes active when it has what it should, and
+// leaves when it is drained.
+func (n *Node) live(ctx context.Context) error {
+	tick := time.NewTicker(lifePeriod)
+	defer tick.Stop()
+	for {
+		changed := n.members.Changed()
+		if n.chain != nil {
+			n.chain.Wake()
+		}
+		if err := n.step(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// step does what the node's state in the view asks for. What fails for want of
+// a quorum is tried again at the next step.
+func (n *Node) step(ctx context.Context) error {
+	view := n.members.View()
+	me, ok := view.Member(n.config.Name)
+	if !ok {
+		return fmt.Errorf("%s is no longer a member of cluster %s: its mail is still in %s; to bring it back, get a token with 'chainmail token join' on a member and use 'chainmail join-node' with this data directory", n.config.Name, view.Cluster, n.config.DataDir)
+	}
+	err := n.tellAddresses(ctx, me)
+	switch me.State {
+	case ring.Joining:
+		err = n.finishJoining(ctx, view)
+	case ring.Draining:
+		if err = n.finishDraining(ctx, view); errors.Is(err, errLeft) {
+			return err
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		n.log.Debug("the node's state could not be changed yet", slog.String("state", string(me.State)), slog.Any("err", err))
+	}
+	return nil
+}
+
+// tellAddresses tells the cluster where this node is reached, when that is not
+// what the view says.
+func (n *Node) tellAddresses(ctx context.Context, me ring.Member) error {
+	now, err := n.config.advertised(n.Addrs())
+	if err != nil || now == me.Addresses || !n.members.Quorum() {
+		return err
+	}
+	_, err = n.members.UpdateSelf(ctx, now, n.options.Version)
+	return err
+}
+
+// finishJoining makes a joining node active once it holds all that it should
+// keep, and what it holds is the same as what the others hold.
+func (n *Node) finishJoining(ctx context.Context, view ring.View) error {
+	peers := n.known()
+	for _, m := range view.Members {
+		if _, known := peers[m.Name]; !known && m.Role == ring.Data && m.Name != n.config.Name && n.members.Alive(m.Name) {
+			return nil // not everybody has said yet what there is
+		}
+	}
+	if own := n.chain.Status().Backlog; own == nil || own.Receipts-own.InFlight > own.Lost {
+		return nil
+	}
+	// A difference is logged and shown, and is no reason to stay out: it is as
+	// old as the mail.
+	if err := n.compare(ctx, view, n.logDifference); err != nil {
+		return err
+	}
+	epoch, err := n.members.SetState(ctx, n.config.Name, ring.Active)
+	if err == nil {
+		n.log.Info("joined: this node holds all that it should, compared with its peers", slog.Uint64("epoch", uint64(epoch)))
+	}
+	return err
+}
+
+// finishDraining takes the node out once the others hold all that it holds.
+func (n *Node) finishDraining(ctx context.Context, view ring.View) error {
+	left := notHanded(view, n.config.Name, n.archive.Logs(), n.known())
+	if left > 0 {
+		return fmt.Errorf("%d receipts are not yet on all the nodes that must keep them", left)
+	}
+	if n.archive.Stats().InFlight > 0 {
+		return errors.New("mail is still coming in")
+	}
+	if _, err := n.members.Remove(ctx, n.config.Name); err != nil {
+		return err
+	}
+	n.log.Info("drained: this node has left the cluster; every mail it held is on the others", slog.String("data_dir", n.config.DataDir))
+	return errLeft
+}
+
+// settle decides before the first mail in which log the node goes on: its
+// positions must never be used twice, so unless all others agree that they know
+// no more of it than this node does, a new one begins.
+func (n *Node) settle(ctx context.Context) error {
+	if n.chain.Confirm(ctx) || ctx.Err() != nil {
+		return nil
+	}
+	old := n.archive.Store()
+	store, err := n.archive.StartLog()
+	if err != nil {
+		return fmt.Errorf("beginning a new log: %w", err)
+	}
+	n.log.Info("a new log begins: not every node that keeps the old one could confirm that it knows no more of it than this node",
+		slog.String("old", old.String()), slog.String("store", store.String()))
+	return nil
+}

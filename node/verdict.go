@@ -1,0 +1,106 @@
+package node
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"chainmail/node/api"
+)
+
+// judge gives a cluster its verdict and the reasons, the gravest first. Red
+// says that mail has fewer copies than the policy, is refused or damaged;
+// yellow that nothing is in danger but something needs time or care.
+func judge(c *api.Cluster) {
+	var red, yellow []string
+	for _, m := range c.Members {
+		r, y := judgeMember(m)
+		red, yellow = append(red, r...), append(yellow, y...)
+	}
+	if len(takers(c)) == 0 {
+		red = append([]string{"no member takes mail"}, red...)
+	}
+	for _, r := range c.Routes {
+		if r.Parked > 0 {
+			yellow = append(yellow, fmt.Sprintf("route %s: %d mails were refused for good by %s: see chainmail route parked %s", r.Name, r.Parked, r.Target, r.Name))
+		}
+		if r.Problem != "" {
+			yellow = append(yellow, fmt.Sprintf("route %s: %s", r.Name, r.Problem))
+		}
+	}
+	if !c.Quorum {
+		yellow = append(yellow, "there is no leader: no member can join, drain or be removed until a majority of the voters ("+strings.Join(c.Voters, ", ")+") is up; mail flows all the same")
+	}
+	c.Reasons = append(red, yellow...)
+	switch {
+	case len(red) > 0:
+		c.Verdict = api.Red
+	case len(yellow) > 0:
+		c.Verdict = api.Yellow
+	default:
+		c.Verdict, c.Reasons = api.Green, []string{}
+	}
+}
+
+func judgeMember(m api.Member) (red, yellow []string) {
+	say := func(list *[]string, format string, a ...any) {
+		*list = append(*list, m.Name+": "+fmt.Sprintf(format, a...))
+	}
+	if b := m.Backlog; b != nil && b.Lost > 0 {
+		say(&red, "lacks %d receipts that no reachable member holds: %s", b.Lost, strings.Join(b.LostAt, ", "))
+	}
+	if s := m.Self; s != nil {
+		switch {
+		case s.ShortNow > 0:
+			say(&red, "%d mails that it took have fewer copies than the policy asks for", s.ShortNow)
+		case s.State == api.StateFull:
+			say(&red, "refuses mail: %s", s.Reason)
+		}
+		if s.Bad > 0 {
+			say(&red, "%d damaged receipts: see chainmail status on it", s.Bad)
+		}
+		if s.Quarantined > 0 {
+			say(&red, "%d positions have two contents: somebody's disk was set back; see docs/operations.md", s.Quarantined)
+		}
+	}
+	switch m.State {
+	case api.StateUnreachable:
+		say(&yellow, "unreachable%s", because(m.Reason))
+	case api.StateJoining:
+		say(&yellow, "joining: it is given the history")
+	case api.StateDraining:
+		say(&yellow, "draining: its copies move to others")
+	case api.StateStarting:
+		say(&yellow, "starting")
+	}
+	switch b := m.Backlog; {
+	case b == nil && m.Role == "data":
+		say(&yellow, "what it lacks is not known yet")
+	case b != nil && b.Receipts > b.Lost && m.State == api.StateUnreachable:
+		say(&yellow, "lacks %d receipts, which it is given when it is back", b.Receipts-b.Lost)
+	case b != nil && b.Receipts > b.Lost && m.State != api.StateJoining:
+		say(&yellow, "lacks %d receipts that others are sending it", b.Receipts-b.Lost)
+	}
+	for _, w := range m.Warnings {
+		say(&yellow, "%s", w)
+	}
+	return red, yellow
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return " (" + reason + ")"
+}
+
+// takers are the members that take mail.
+func takers(c *api.Cluster) []string {
+	var names []string
+	for _, m := range c.Members {
+		if m.Role == "data" && slices.Contains([]string{api.StateActive, api.StateJoining}, m.State) && (m.Self == nil || m.Self.State == api.StateActive || m.Self.State == api.StateJoining) {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,177 @@
+package testcluster_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"chainmail/archive/record"
+	"chainmail/node/api"
+	"chainmail/node/client"
+	"chainmail/testcluster"
+)
+
+var errNothingLost = errors.New("nothing is reported as lost")
+
+// splitLost reads "store:ranges".
+func splitLost(at string) (record.StoreID, record.Ranges, error) {
+	store, ranges, _ := strings.Cut(at, ":")
+	id, err := record.ParseStoreID(store)
+	if err != nil {
+		return 0, nil, err
+	}
+	r, err := record.ParseRanges(ranges)
+	return id, r, err
+}
+
+// await waits until a node sees a member in a state; "left": not at all.
+func await(c *testcluster.Cluster, seer, name, state string) {
+	c.Eventually(5*time.Minute, fmt.Sprintf("%s sees %s %s", seer, name, state), func() error {
+		v, err := c.View(seer)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(v.Members, func(m api.Member) bool { return m.Name == name })
+		now := "left"
+		if i >= 0 {
+			now = v.Members[i].State
+		}
+		if now != state {
+			return fmt.Errorf("%s is %s", name, now)
+		}
+		return nil
+	})
+}
+
+func drain(c *testcluster.Cluster, name string) {
+	c.Change("drain "+name, func(ctx context.Context, a *client.Client) (api.Changed, error) { return a.Drain(ctx, name) })
+}
+
+// TestJoinUnderLoad: a new node takes mail at once, and is active when it has
+// the history too.
+func TestJoinUnderLoad(t *testing.T) {
+	testcluster.Virtual(t, testcluster.Options{Nodes: 2, Replicas: testcluster.All}, func(t *testing.T, c *testcluster.Cluster) {
+		c.Send("a", 100)
+		stop := c.Load("a", "b")
+		time.Sleep(2 * time.Second)
+		c.Join("c")
+		c.Send("c", 10)
+		stopNew := c.Load("c")
+		await(c, "a", "c", api.StateActive)
+		time.Sleep(2 * time.Second)
+		stop()
+		stopNew()
+		c.Check()
+	})
+}
+
+// TestJoinInterrupted: the joining node, and the one that lets it in, lose
+// power in the middle.
+func TestJoinInterrupted(t *testing.T) {
+	for _, dies := range []string{"a", "c"} {
+		t.Run(dies, func(t *testing.T) {
+			testcluster.Virtual(t, testcluster.Options{Nodes: 2, Replicas: testcluster.All}, func(t *testing.T, c *testcluster.Cluster) {
+				slow := int64(200_000)
+				c.Set(api.PolicyChange{BackfillRate: &slow})
+				c.Send("a", 100)
+				c.Send("b", 100)
+				c.Join("c")
+				stop := c.Load("a", "b", "c")
+				for n := range 2 {
+					c.KillAtSync(dies, 5+20*n)
+					time.Sleep(5 * time.Second)
+					c.Start(dies)
+				}
+				stop()
+				await(c, "b", "c", api.StateActive)
+				c.Check()
+			})
+		})
+	}
+}
+
+// TestDrain: a node that is drained under load leaves when all that it holds is
+// on the others, and ends; the others lack nothing.
+func TestDrain(t *testing.T) {
+	testcluster.Virtual(t, testcluster.Options{Nodes: 4, Replicas: 2}, func(t *testing.T, c *testcluster.Cluster) {
+		for _, name := range []string{"a", "b", "c", "d"} {
+			c.Send(name, 40)
+		}
+		stop := c.Load("a", "b", "c", "d")
+		time.Sleep(2 * time.Second)
+		drain(c, "b")
+		c.Leave("b")
+		await(c, "a", "b", "left")
+		stop()
+		c.Check()
+	})
+}
+
+// TestDrainInterrupted: the node that drains, and one that takes its copies,
+// lose power meanwhile.
+func TestDrainInterrupted(t *testing.T) {
+	for _, dies := range []string{"b", "c"} {
+		t.Run(dies, func(t *testing.T) {
+			testcluster.Virtual(t, testcluster.Options{Nodes: 4, Replicas: 2}, func(t *testing.T, c *testcluster.Cluster) {
+				slow := int64(200_000)
+				c.Set(api.PolicyChange{BackfillRate: &slow})
+				for _, name := range []string{"a", "b", "c", "d"} {
+					c.Send(name, 40)
+				}
+				drain(c, "b")
+				c.KillAtSync(dies, 3)
+				time.Sleep(5 * time.Second)
+				c.Start(dies)
+				c.Leave("b")
+				await(c, "a", "b", "left")
+				c.Check()
+			})
+		})
+	}
+}
+
+// TestRemoveTheDead: what it alone held is refused to be given up; with its
+// name repeated, the others go on without it and have their replicas.
+func TestRemoveTheDead(t *testing.T) {
+	testcluster.Virtual(t, testcluster.Options{Nodes: 4, Replicas: 2}, func(t *testing.T, c *testcluster.Cluster) {
+		for _, name := range []string{"a", "b", "c", "d"} {
+			c.Send(name, 40)
+		}
+		c.Settle()
+		c.Kill("d")
+		await(c, "a", "d", api.StateUnreachable)
+		c.Change("remove d", func(ctx context.Context, a *client.Client) (api.Changed, error) { return a.Remove(ctx, "d", "") })
+		await(c, "a", "d", "left")
+		c.Check()
+	})
+}
+
+// TestRingMove: another order changes who sends to whom, and no mail is
+// missing; a node dies in the middle.
+func TestRingMove(t *testing.T) {
+	testcluster.Virtual(t, testcluster.Options{Nodes: 4, Replicas: 2}, func(t *testing.T, c *testcluster.Cluster) {
+		stop := c.Load("a", "b", "c", "d")
+		time.Sleep(2 * time.Second)
+		c.Change("move a after c", func(ctx context.Context, a *client.Client) (api.Changed, error) { return a.Move(ctx, "a", "c") })
+		c.KillAtSync("c", 10)
+		time.Sleep(5 * time.Second)
+		c.Start("c")
+		stop()
+		v, err := c.View("b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var order []string
+		for _, m := range v.Members {
+			order = append(order, m.Name)
+		}
+		if got := strings.Join(order, " "); got != "b c a d" {
+			t.Errorf("the ring is %s", got)
+		}
+		c.Check()
+	})
+}

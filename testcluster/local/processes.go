@@ -1,0 +1,346 @@
+package local
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"chainmail/node/api"
+	"chainmail/node/client"
+)
+
+// Options say where the nodes run.
+type Options struct {
+	Program  string   // the chainmail to run; empty: this program
+	Dir      string   // holds data directories and logs
+	BasePort int      // the SMTP port of node a
+	Env      []string // KEY=VALUE, added to the environment
+	// Ended is told of each node that ends without a Stop or Kill. It may be called
+	// by any goroutine.
+	Ended func(name string, state *os.ProcessState)
+}
+
+// Processes are nodes, each a process of its own. Methods for different nodes
+// may be called at the same time.
+type Processes struct {
+	options Options
+	mu      sync.Mutex
+	runs    map[string]*process // the last one of each node
+}
+
+// process is one run of a node.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+	asked bool // to end; under Processes.mu, as over
+	over  bool // it has ended
+}
+
+// New checks the options and starts nothing.
+func New(o Options) (*Processes, error) {
+	var err error
+	if o.Program == "" {
+		if o.Program, err = os.Executable(); err != nil {
+			return nil, fmt.Errorf("cannot tell which program to run: %w: name it", err)
+		}
+	}
+	if o.Dir == "" {
+		return nil, errors.New("local: Dir must be set")
+	}
+	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the directory of the nodes: %w: choose another", err)
+	}
+	return &Processes{options: o, runs: map[string]*process{}}, nil
+}
+
+// DataDir is the data directory of a node.
+func (p *Processes) DataDir(name string) string { return filepath.Join(p.options.Dir, name) }
+
+// LogFile is where all that a node says is added.
+func (p *Processes) LogFile(name string) string { return p.DataDir(name) + ".log" }
+
+// Known names the nodes that have data in the directory, in order.
+func (p *Processes) Known() ([]string, error) {
+	entries, err := os.ReadDir(p.options.Dir)
+	var names []string
+	for _, e := range entries {
+		if name := e.Name(); e.IsDir() && Index(name) >= 0 && p.joined(name) {
+			names = append(names, name)
+		}
+	}
+	return names, err
+}
+
+// joined reports whether a node belongs to a cluster already.
+func (p *Processes) joined(name string) bool {
+	_, err := os.Stat(filepath.Join(p.DataDir(name), "cluster"))
+	return err == nil
+}
+
+// Client asks the admin socket of a node. The caller closes it.
+func (p *Processes) Client(name string) *client.Client {
+	return client.New(filepath.Join(p.DataDir(name), "admin.sock"))
+}
+
+// flags are those that say who and where a node is.
+func (p *Processes) flags(name string) []string {
+	args := []string{"--name", name, "--data-dir", p.DataDir(name)}
+	for _, service := range Services {
+		args = append(args, "--"+service, p.Addr(name, service))
+	}
+	return args
+}
+
+// StartCommand is the command line that starts a node, for people.
+func (p *Processes) StartCommand(name string) string {
+	return strings.Join(append([]string{p.options.Program, "node"}, p.flags(name)...), " ")
+}
+
+// Start runs a node and returns when it is ready.
+func (p *Processes) Start(ctx context.Context, name string) error {
+	log, err := os.OpenFile(p.LogFile(name), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot keep the log of node %s: %w", name, err)
+	}
+	defer log.Close()
+	before, err := log.Stat()
+	if err != nil {
+		return err
+	}
+	r := &process{cmd: exec.Command(p.options.Program, append([]string{"node"}, p.flags(name)...)...), ended: make(chan struct{})}
+	r.cmd.Env = append(os.Environ(), p.options.Env...)
+	r.cmd.Stdout, r.cmd.Stderr = log, log
+	// A group of its own: Ctrl-C in a terminal goes to all of a group, and a
+	// node takes a second signal for "at once".
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.run(name, r); err != nil {
+		return err
+	}
+	if err := p.ready(ctx, name, r); err != nil {
+		said := make([]byte, 4096)
+		n, _ := log.ReadAt(said, before.Size())
+		return fmt.Errorf("node %s: %w\n%s", name, err, said[:n])
+	}
+	return nil
+}
+
+// run starts the process and waits for its end elsewhere.
+func (p *Processes) run(name string, r *process) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last := p.runs[name]; last != nil && !last.over {
+		return fmt.Errorf("node %s runs already", name)
+	}
+	if err := r.cmd.Start(); err != nil {
+		return fmt.Errorf("cannot start node %s: %w", name, err)
+	}
+	p.runs[name] = r
+	go func() {
+		_ = r.cmd.Wait() // ProcessState tells
+		p.mu.Lock()
+		r.over = true
+		asked := r.asked
+		p.mu.Unlock()
+		close(r.ended)
+		if !asked && p.options.Ended != nil {
+			p.options.Ended(name, r.cmd.ProcessState)
+		}
+	}()
+	return nil
+}
+
+// ready waits until a node takes mail or, a witness, is up.
+func (p *Processes) ready(ctx context.Context, name string, r *process) error {
+	c := p.Client(name)
+	defer c.Close()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if s, err := c.Status(ctx); err == nil && s.State == api.StateActive {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-r.ended:
+			return fmt.Errorf("it ended at once (%v)", r.cmd.ProcessState)
+		case <-ctx.Done():
+			return fmt.Errorf("it is not ready: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// Run executes another command of the program on the data directory of a node,
+// and returns its standard output.
+func (p *Processes) Run(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, p.options.Program, append(args, "--data-dir", p.DataDir(name))...)
+	cmd.Env = append(os.Environ(), p.options.Env...)
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return string(out), fmt.Errorf("chainmail %s: %s", strings.Join(args, " "), strings.TrimSpace(string(exit.Stderr)))
+	}
+	return string(out), err
+}
+
+// Join makes a node a member of the cluster that the node peer belongs to. It
+// does not start it.
+func (p *Processes) Join(ctx context.Context, name, peer string, options ...string) error {
+	token, err := p.Run(ctx, peer, "token", "join")
+	if err != nil {
+		return err
+	}
+	return p.JoinWith(ctx, name, peer, strings.TrimSpace(token), options...)
+}
+
+// JoinWith is Join with a token.
+func (p *Processes) JoinWith(ctx context.Context, name, peer, token string, options ...string) error {
+	args := append([]string{"join-node", "--name", name, "--peer", p.Addr(peer, "http"), "--token", token}, options...)
+	for _, service := range Services {
+		args = append(args, "--"+service, p.Addr(name, service))
+	}
+	_, err := p.Run(ctx, name, args...)
+	return err
+}
+
+// Running names the nodes that run, in order.
+func (p *Processes) Running() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var names []string
+	for name, r := range p.runs {
+		if !r.over {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// PID is the process of a node, 0 when it does not run.
+func (p *Processes) PID(name string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.runs[name]; r != nil && !r.over {
+		return r.cmd.Process.Pid
+	}
+	return 0
+}
+
+// signal sends signals to a running node; end says that it shall end by them.
+func (p *Processes) signal(name string, end bool, signals ...syscall.Signal) (*process, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.runs[name]
+	if r == nil || r.over {
+		return nil, fmt.Errorf("node %s does not run", name)
+	}
+	r.asked = r.asked || end
+	for _, s := range signals {
+		if err := r.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return nil, fmt.Errorf("node %s: %w", name, err)
+		}
+	}
+	return r, nil
+}
+
+// Grace is how long a node may take to stop before it is killed.
+const Grace = 30 * time.Second
+
+// Stop asks a node to end and waits for it; after Grace it is killed, which is
+// an error.
+func (p *Processes) Stop(name string) error {
+	r, err := p.signal(name, true, syscall.SIGCONT, syscall.SIGTERM)
+	if err != nil {
+		return err
+	}
+	timeout := time.NewTimer(Grace)
+	defer timeout.Stop()
+	select {
+	case <-r.ended:
+	case <-timeout.C:
+		return cmp.Or(p.Kill(name), fmt.Errorf("node %s did not stop within %v and was killed", name, Grace))
+	}
+	return p.result(name, r)
+}
+
+// StopAll stops all that run, at the same time.
+func (p *Processes) StopAll() error {
+	names := p.Running()
+	errs := make([]error, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() { errs[i] = p.Stop(name) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// AwaitEnd waits until a node has ended, which it may have done already; an
+// exit code other than 0 is an error.
+func (p *Processes) AwaitEnd(ctx context.Context, name string) error {
+	p.mu.Lock()
+	r := p.runs[name]
+	p.mu.Unlock()
+	if r == nil {
+		return fmt.Errorf("node %s was not started", name)
+	}
+	select {
+	case <-r.ended:
+		return p.result(name, r)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// result is an error unless the process ended well.
+func (p *Processes) result(name string, r *process) error {
+	if code := r.cmd.ProcessState.ExitCode(); code != 0 {
+		return fmt.Errorf("node %s ended with %v: see %s", name, r.cmd.ProcessState, p.LogFile(name))
+	}
+	return nil
+}
+
+// Kill is kill -9, and waits.
+func (p *Processes) Kill(name string) error {
+	r, err := p.signal(name, true, syscall.SIGKILL)
+	if err != nil {
+		return err
+	}
+	<-r.ended
+	return nil
+}
+
+// Pause freezes a node: it keeps its connections and says nothing.
+func (p *Processes) Pause(name string) error {
+	_, err := p.signal(name, false, syscall.SIGSTOP)
+	return err
+}
+
+// Resume lets a frozen node go on.
+func (p *Processes) Resume(name string) error {
+	_, err := p.signal(name, false, syscall.SIGCONT)
+	return err
+}
+
+// Wipe removes all data of a node that does not run.
+func (p *Processes) Wipe(name string) error {
+	if p.PID(name) != 0 {
+		return fmt.Errorf("node %s runs", name)
+	}
+	if err := os.RemoveAll(p.DataDir(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
