@@ -1,10 +1,8 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 
 	"chainmail/archive/record"
 	"chainmail/membership/ring"
@@ -41,7 +39,7 @@ type stretch struct {
 // run compares every log. Its error means that it could not go on.
 func (c *comparison) run(ctx context.Context) error {
 	var all []stretch
-	for _, l := range c.logs() {
+	for _, l := range union(c.held) {
 		for _, span := range l.Spans() {
 			s := c.stretch(l, span)
 			c.done.Total += s.known.Count() * uint64(len(s.keepers))
@@ -54,27 +52,6 @@ func (c *comparison) run(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// logs is every log that some node holds, with all that any of them holds.
-func (c *comparison) logs() []record.Log {
-	union := map[record.StoreID]record.Log{}
-	for _, logs := range c.held {
-		for _, l := range logs {
-			u, known := union[l.Store]
-			if !known || len(l.Placements) > len(u.Placements) {
-				u.Store, u.Origin, u.Placements = l.Store, l.Origin, l.Placements
-			}
-			u.Held = u.Held.Union(l.Held)
-			union[l.Store] = u
-		}
-	}
-	all := make([]record.Log, 0, len(union))
-	for _, l := range union {
-		all = append(all, l)
-	}
-	slices.SortFunc(all, func(a, b record.Log) int { return cmp.Compare(a.Store, b.Store) })
-	return all
 }
 
 // stretch finds who keeps a span, and reports who lacks some of it.

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 
 	"chainmail/archive/record"
@@ -32,16 +34,36 @@ func notHanded(v ring.View, self string, mine []record.Log, peers map[string][]r
 	return n
 }
 
-// onlyHere counts the receipts of mine that none of the peers holds.
-func onlyHere(mine []record.Log, peers map[string][]record.Log) (n uint64) {
-	for _, l := range mine {
-		alone := l.Held
-		for _, logs := range peers {
-			alone = alone.Minus(heldBy(logs, l.Store))
+// owed is what name must keep of all that the peers hold.
+func owed(v ring.View, name string, peers map[string][]record.Log) (logs []record.Log) {
+	for _, l := range union(peers) {
+		var keeps record.Ranges
+		for _, span := range l.Spans() {
+			if slices.Contains(v.Keepers(l.Origin, span.Nodes), name) {
+				keeps = keeps.Union(l.Held.Intersect(record.Ranges{span.Range}))
+			}
 		}
-		n += alone.Count()
+		l.Held = keeps
+		logs = append(logs, l)
 	}
-	return n
+	return logs
+}
+
+// union is every log that some node holds, with all that any of them holds, in
+// the order of the stores.
+func union(held map[string][]record.Log) []record.Log {
+	logs := map[record.StoreID]record.Log{}
+	for _, theirs := range held {
+		for _, l := range theirs {
+			u, known := logs[l.Store]
+			if !known || len(l.Placements) > len(u.Placements) {
+				u.Store, u.Origin, u.Placements = l.Store, l.Origin, l.Placements
+			}
+			u.Held = u.Held.Union(l.Held)
+			logs[l.Store] = u
+		}
+	}
+	return slices.SortedFunc(maps.Values(logs), func(a, b record.Log) int { return cmp.Compare(a.Store, b.Store) })
 }
 
 func heldBy(logs []record.Log, s record.StoreID) record.Ranges {

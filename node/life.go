@@ -73,17 +73,30 @@ func (n *Node) tellAddresses(ctx context.Context, me ring.Member) error {
 	return err
 }
 
-// finishJoining makes a joining node active once it holds all that it should
-// keep, and what it holds is the same as what the others hold.
+// finishJoining makes a joining node active once it holds all that the others
+// held when it first knew what they hold (its cut), and what it holds is the
+// same as theirs. What comes in later is live mail, of which it gets its part
+// like everybody.
 func (n *Node) finishJoining(ctx context.Context, view ring.View) error {
 	peers := n.known()
 	for _, m := range view.Members {
-		if _, known := peers[m.Name]; !known && m.Role == ring.Data && m.Name != n.config.Name && n.members.Alive(m.Name) {
-			return nil // not everybody has said yet what there is
+		if !n.members.Alive(m.Name) {
+			delete(peers, m.Name)
+		} else if _, known := peers[m.Name]; !known && m.Role == ring.Data && m.Name != n.config.Name {
+			return fmt.Errorf("%s has not said yet what it holds", m.Name)
 		}
 	}
-	if own := n.chain.Status().Backlog; own == nil || own.Receipts-own.InFlight > own.Lost {
-		return nil
+	if n.cut == nil {
+		n.cut = owed(view, n.config.Name, peers)
+	}
+	there := owed(view, n.config.Name, peers) // less than the cut when somebody died meanwhile
+	var left uint64
+	for _, l := range n.cut {
+		mine, _ := n.archive.Log(l.Store)
+		left += l.Held.Intersect(heldBy(there, l.Store)).Minus(mine.Held).Count()
+	}
+	if left > 0 {
+		return fmt.Errorf("%d receipts are still to come", left)
 	}
 	// A difference is logged and shown, and is no reason to stay out: it is as
 	// old as the mail.

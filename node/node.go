@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"chainmail/archive"
+	"chainmail/archive/record"
 	"chainmail/chain"
 	"chainmail/chain/route"
 	"chainmail/membership"
@@ -46,6 +47,7 @@ type Node struct {
 	started  time.Time
 	state    atomic.Value // string, one of api.State…
 
+	cut     []record.Log // what a joining node must hold to be active; nil: not known yet
 	members *membership.Membership
 	archive *archive.Archive // nil on a witness, like all that follows but http
 	chain   *chain.Chain
