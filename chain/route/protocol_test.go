@@ -226,10 +226,10 @@ func TestDataAnsweredTooEarly(t *testing.T) {
 
 // A server may refuse a large mail before it has read it, and close.
 func TestRefusedWhileItIsSent(t *testing.T) {
-	for _, extensions := range [][]string{nil, {"CHUNKING"}} {
+	for _, lines := range []int{6_000, 6_001, 200_000, 200_001} { // the odd ones in chunks
 		inVirtualTime(t, func(b *bench) {
-			b.extensions = extensions
-			b.add(strings.Repeat("0123456789abcde\n", 200_000))
+			b.extensions = []string{"CHUNKING"}[:lines%2]
+			b.add(numbered(lines))
 			b.say = func(s *session, step, _ string) string {
 				if step == "BODY" {
 					fmt.Fprint(s.Conn, "552 5.3.4 too large\r\n")
@@ -297,8 +297,10 @@ func TestTLS(t *testing.T) {
 			o.TLS, o.CAFile, o.Target = route.TLSStartTLS, ca, "other.test:25"
 		}, true, "TLS: tls: failed to verify certificate: x509: certificate is valid for receiver.test, not other.test"},
 		{"required", func(o *route.Options, _ *receiver) { o.TLS, o.CAFile = route.TLSRequired, ca }, true, ""},
-		{"required, not offered", func(o *route.Options, x *receiver) { o.TLS, x.extensions = route.TLSRequired, nil }, false,
-			"the server offers no STARTTLS, which this route requires"},
+		{
+			"required, not offered", func(o *route.Options, x *receiver) { o.TLS, x.extensions = route.TLSRequired, nil }, false,
+			"the server offers no STARTTLS, which this route requires",
+		},
 		{"required, unknown authority", func(o *route.Options, _ *receiver) {
 			o.TLS, o.TLSConfig = route.TLSRequired, &tls.Config{RootCAs: x509.NewCertPool()}
 		}, true, "TLS: tls: failed to verify certificate: x509: certificate signed by unknown authority"},

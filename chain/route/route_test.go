@@ -383,9 +383,46 @@ func TestTroubleIsTriedWithOneMail(t *testing.T) {
 			t.Errorf("%d attempts in 29 s", dials)
 		}
 		b.mu2.Unlock()
+		var up time.Time
+		b.say = func(_ *session, step, _ string) string {
+			if step == "END" {
+				b.mu2.Lock()
+				if up.IsZero() {
+					up = time.Now()
+				}
+				b.mu2.Unlock()
+				time.Sleep(time.Minute)
+			}
+			return ""
+		}
 		b.idle()
 		b.wantOnce(bodies...)
+		if took := time.Since(up); took > 10*time.Minute { // 1 mail, then 16 at a time
+			t.Errorf("took %v once the server was up: not with all connections", took)
+		}
 	})
+}
+
+// numbered is a body of n different lines.
+func numbered(n int) string {
+	var body strings.Builder
+	for i := range n {
+		fmt.Fprintf(&body, "%08d\r\n", i)
+	}
+	return body.String()
+}
+
+func TestLargeMail(t *testing.T) {
+	for _, extensions := range [][]string{nil, {"CHUNKING"}} {
+		inVirtualTime(t, func(b *bench) {
+			b.extensions = extensions
+			body := numbered(150_000)
+			b.add(body)
+			b.start()
+			b.idle()
+			b.wantOnce(body)
+		})
+	}
 }
 
 // A slow server is no broken one; a silent one is, by the limits of RFC 5321.
@@ -543,6 +580,31 @@ func TestMailStopsWithTheRoute(t *testing.T) {
 	})
 }
 
+// Stopping a route is no failure of a mail.
+func TestStopIsNoFailure(t *testing.T) {
+	inVirtualTime(t, func(b *bench) {
+		b.change = func(o *route.Options) { o.MaxRetries = 1 }
+		b.add("x\r\n")
+		tries := 0
+		b.say = func(_ *session, step, _ string) string {
+			if step != "END" {
+				return ""
+			}
+			if tries++; tries == 1 {
+				return "451 later"
+			}
+			return silence
+		}
+		b.start()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		b.stop()
+		if parked := b.route.Parked(record.Position{}, 0); len(parked) != 0 || tries != 2 {
+			t.Errorf("after %d attempts: %+v", tries, parked)
+		}
+	})
+}
+
 func TestFrom(t *testing.T) {
 	for _, tt := range []struct {
 		from route.From
@@ -576,8 +638,15 @@ func TestFrom(t *testing.T) {
 				b.receipts[p] = old
 				b.source.mu.Unlock()
 				b.put(at(0xd), "other new", "", "x@x")
+				// What the node accepts now is new, whatever its clock says.
+				p = b.put(at(ownStore), "own by a wrong clock", "", "x@x")
+				b.source.mu.Lock()
+				old = b.receipts[p]
+				old.ReceivedAt = old.ReceivedAt.Add(-72 * time.Hour)
+				b.receipts[p] = old
+				b.source.mu.Unlock()
 				b.idle()
-				want := strings.Split(tt.want, ", ")
+				want := append(strings.Split(tt.want, ", "), "own by a wrong clock")
 				slices.Sort(want)
 				var got []string
 				for _, m := range b.received() {
@@ -634,7 +703,7 @@ func TestUnreadableMail(t *testing.T) {
 			inVirtualTime(t, func(b *bench) {
 				body := "rotten\r\n"
 				if strings.HasPrefix(what, "large") {
-					body = strings.Repeat("0123456789abcde\n", 100_000)
+					body = numbered(150_000)
 				}
 				p := b.add(body)
 				hash := b.receipts[p].Hash

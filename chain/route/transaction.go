@@ -108,6 +108,8 @@ func (c *client) envelope(l letter, res *result) (accepted []string, err error) 
 		case !mail.ok(): // then this can only say that MAIL is missing
 		case answer.ok():
 			accepted = append(accepted, l.to[i-1])
+		case answer.tooMany():
+			res.delay(l.to[i-1], answer)
 		case !res.answer(l.to[i-1], answer):
 			return &refusal{commands[i], answer}
 		}
