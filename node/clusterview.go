@@ -26,6 +26,11 @@ const (
 // this node knows.
 func (n *Node) cluster(ctx context.Context) api.Cluster {
 	view := n.members.View()
+	if n.witness() {
+		if c, ok := n.askData(ctx, view); ok {
+			return c
+		}
+	}
 	c := api.Cluster{
 		ID: view.Cluster, Node: n.config.Name, Epoch: uint64(view.Epoch),
 		Leader: n.members.Leader(), Voters: n.members.Voters(), Quorum: n.members.Quorum(),
@@ -55,6 +60,24 @@ func (n *Node) cluster(ctx context.Context) api.Cluster {
 	}
 	judge(&c)
 	return c
+}
+
+// askData asks the data members for the cluster, until one answers: a witness
+// does not know who lacks what.
+func (n *Node) askData(ctx context.Context, view ring.View) (api.Cluster, bool) {
+	for _, m := range view.Members {
+		if m.Role != ring.Data || !n.members.Alive(m.Name) {
+			continue
+		}
+		c := n.peer(m)
+		state, err := c.Cluster(ctx)
+		c.Close()
+		if err == nil {
+			state.Node = n.config.Name
+			return state, true
+		}
+	}
+	return api.Cluster{}, false
 }
 
 // inOrder is the members in the order of the ring, witnesses last.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -61,7 +62,7 @@ func (n *Node) httpOptions() (httpd.Options, error) {
 		Socket:         SocketPath(n.config.DataDir),
 		Tokens:         httpd.DefaultTokens(n.config.DataDir),
 		MaxMessageSize: int64(n.config.Limits.MaxMessageSize),
-		ClusterTLS:     n.members.ServerTLS(),
+		ClusterTLS:     n.doorTLS(),
 		Peer:           n.members.PeerOf,
 		Cluster:        clusterDoor{n},
 		Logger:         n.log,
@@ -136,7 +137,7 @@ func (n *Node) chainConnector() smtpd.Connector {
 		Kind:      smtpd.KindChain,
 		Address:   n.config.Chain,
 		TLS:       smtpd.TLSStartTLS,
-		TLSConfig: n.members.ServerTLS(),
+		TLSConfig: n.doorTLS(),
 		Clients:   n.config.ChainAllow,
 		Peer:      n.members.PeerOf,
 		Serve:     n.chain.Serve,
@@ -144,6 +145,15 @@ func (n *Node) chainConnector() smtpd.Connector {
 }
 
 const chainConnector = "chain"
+
+// doorTLS is for doors at which others than members may knock, too. Who the
+// client is, they ask when it wants something: so a node that was removed is
+// told why it is refused, and does not only see a broken handshake.
+func (n *Node) doorTLS() *tls.Config {
+	c := n.members.ServerTLS()
+	c.VerifyConnection = nil
+	return c
+}
 
 func (n *Node) connector(k Connector) (c smtpd.Connector, err error) {
 	c = smtpd.Connector{

@@ -25,7 +25,7 @@ func (n *Node) makeRoutes() error {
 		o := route.Options{
 			Name: c.Name, Target: c.Target, TLS: route.TLSMode(c.TLS.Mode), CAFile: c.TLS.CA, User: c.User,
 			Own: c.Send == SendOwn, From: route.From(c.From), MaxRetries: c.MaxRetries, Concurrency: c.Concurrency,
-			Hostname: n.config.Name, Sender: c.Sender, Recipient: c.Recipient,
+			Sender: c.Sender, Recipient: c.Recipient,
 			Dir: routesDir(n.config.DataDir), Source: mailSource{n.archive},
 			Dial: network.Dial, Logger: n.log, Registerer: n.registry,
 		}
@@ -38,7 +38,7 @@ func (n *Node) makeRoutes() error {
 		}
 		r, err := route.New(o)
 		if err != nil {
-			return fmt.Errorf("route %s: %w", c.Name, err)
+			return err
 		}
 		n.routes = append(n.routes, r)
 	}
@@ -63,7 +63,8 @@ func (rs routes) Routes() []api.Route {
 		s := r.Status()
 		all = append(all, api.Route{
 			Name: s.Name, Target: s.Target, State: string(s.State), Problem: s.Problem,
-			Next: known(s.Next), Sent: s.Sent, Backlog: s.Backlog, Oldest: known(s.Oldest), Parked: uint64(s.Parked),
+			Next: known(s.Next), Sent: s.Sent, Backlog: s.Backlog, Oldest: known(s.Oldest),
+			Deferred: uint64(s.Deferred), Unreadable: uint64(s.Unreadable), Parked: uint64(s.Parked),
 		})
 	}
 	return all
@@ -93,7 +94,7 @@ func (rs routes) Parked(_ context.Context, name string) ([]api.Parked, error) {
 	}
 	all := []api.Parked{}
 	for _, p := range r.Parked(record.Position{}, 0) {
-		all = append(all, api.Parked{Position: p.Position.String(), SHA256: p.Hash.String(), Reply: p.Reply, At: p.At.UTC(), Attempts: p.Attempts})
+		all = append(all, api.Parked{Position: p.Position.String(), SHA256: p.Hash.String(), Recipients: p.Recipients, Reply: p.Reply, At: p.At.UTC(), Attempts: p.Attempts})
 	}
 	return all, nil
 }

@@ -34,6 +34,7 @@ type fakeMember struct {
 	parked  []api.Parked
 	safe    api.SafeToStop
 	bodies  []string
+	ended   bool // after the last cluster but one
 }
 
 func (f *fakeMember) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -42,6 +43,8 @@ func (f *fakeMember) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	f.bodies = append(f.bodies, r.Method+" "+r.URL.RequestURI()+" "+string(body))
 	switch {
+	case path == "/cluster" && f.ended && len(f.cluster) == 1:
+		panic(http.ErrAbortHandler)
 	case path == "/cluster" && len(f.cluster) > 0:
 		answer(f.cluster[0])
 		if len(f.cluster) > 1 {
@@ -125,6 +128,8 @@ func TestClusterOutput(t *testing.T) {
 	green := newFakeMember
 	red := newFakeMember()
 	red.cluster = []api.Cluster{troubledCluster()}
+	witness := newFakeMember()
+	witness.cluster[0].Node = "w"
 	yellow := newFakeMember()
 	yellow.cluster[0].Verdict, yellow.cluster[0].Reasons = api.Yellow, []string{"c: joining: it is given the history"}
 	refusing := newFakeMember()
@@ -154,6 +159,7 @@ func TestClusterOutput(t *testing.T) {
 	}{
 		{"cluster-status-green", green(), "status", exitOK},
 		{"cluster-status-yellow", yellow, "status", exitOK},
+		{"cluster-status-witness", witness, "status", exitOK},
 		{"cluster-status-red", red, "status", exitFailed},
 		{"cluster-status-json", red, "status -o json", exitFailed},
 		{"cluster-show", green(), "cluster show", exitOK},
@@ -243,6 +249,19 @@ func TestDrainWaits(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	golden(t, "testdata/output/drain-node-wait.txt", stderr)
+
+	// The drained node itself is asked, and ends when it has left.
+	f = newFakeMember()
+	draining := stage(0, nil)
+	f.cluster = []api.Cluster{draining, draining}
+	f.ended = true
+	socket := serveFake(t, f)
+	if err := membership.Create(node.ClusterDir(filepath.Dir(socket)), membership.CreateOptions{Name: "other", Role: ring.Data}); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := runCommand(t, "drain-node", "b", "--wait", "--socket", socket); code != exitOK || !strings.HasSuffix(stderr, "b has left the cluster.\n") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
 
 	f = newFakeMember()
 	f.cluster = []api.Cluster{stage(5, nil), greenCluster()}

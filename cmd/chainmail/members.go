@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"chainmail/membership"
+	"chainmail/node"
 	"chainmail/node/api"
 	"chainmail/node/client"
 )
@@ -19,7 +21,7 @@ func printChanged(cmd *cobra.Command, format outputFormat, done api.Changed) err
 	if format == formatJSON {
 		return printJSON(cmd.OutOrStdout(), done)
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s (epoch %d)\n", sanitize(done.Message), done.Epoch)
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), sanitize(done.Message))
 	return err
 }
 
@@ -51,16 +53,14 @@ The exit code is 1 when the drain is refused, or ends before the member has left
 				return err
 			}
 			defer c.Close()
-			name := ""
-			if len(args) > 0 {
-				name = args[0]
-			} else {
+			if len(args) == 0 {
 				cluster, err := c.Cluster(cmd.Context())
 				if err != nil {
 					return err
 				}
-				name = cluster.Node
+				args = []string{cluster.Node}
 			}
+			name := args[0]
 			done, err := c.Drain(cmd.Context(), name)
 			if err != nil {
 				return err
@@ -68,7 +68,12 @@ The exit code is 1 when the drain is refused, or ends before the member has left
 			if err := printChanged(cmd, format, done); err != nil || !wait {
 				return err
 			}
-			return waitUntilLeft(cmd.Context(), c, name, cmd.ErrOrStderr())
+			socket, err := to.socketPath()
+			if err != nil {
+				return err
+			}
+			w := drainWait{client: c, dir: filepath.Dir(socket), notes: cmd.ErrOrStderr()}
+			return w.untilLeft(cmd.Context(), name)
 		},
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has left, and show the progress")
@@ -80,35 +85,46 @@ The exit code is 1 when the drain is refused, or ends before the member has left
 // pollPeriod is how often a command that waits looks again.
 var pollPeriod = time.Second
 
-// waitUntilLeft reports a line whenever the progress has changed.
-func waitUntilLeft(ctx context.Context, c *client.Client, name string, notes io.Writer) error {
-	said := ""
-	for {
-		cluster, err := c.Cluster(ctx)
-		if refused, ok := errors.AsType[*client.Error](err); ok && refused.Status == http.StatusNotFound {
-			err, cluster = nil, api.Cluster{} // the node itself was drained, and is in no cluster now
-		}
-		if err != nil {
-			return fmt.Errorf("cannot tell whether %s has left: %w: ask another member with 'chainmail status'", name, err)
-		}
+// drainWait waits for a member to leave.
+type drainWait struct {
+	client *client.Client
+	dir    string // data directory of the node that is asked
+	notes  io.Writer
+}
+
+// untilLeft reports a line whenever the progress has changed.
+func (w drainWait) untilLeft(ctx context.Context, name string) error {
+	for said := ""; ; {
+		cluster, err := w.client.Cluster(ctx)
 		m, there := member(cluster, name)
-		if !there {
-			fmt.Fprintf(notes, "%s has left the cluster.\n", sanitize(name))
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("%w: %s goes on draining; 'chainmail drain-node %s --wait' waits again", context.Cause(ctx), name, name)
+		case err != nil && !w.leftOnDisk(name):
+			return fmt.Errorf("cannot tell whether %s has left: %w: ask another member with 'chainmail status'", name, err)
+		case !there: // or it is the drained node that was asked, and that has ended
+			fmt.Fprintf(w.notes, "%s has left the cluster.\n", sanitize(name))
 			return nil
-		}
-		if m.State != api.StateDraining && m.State != api.StateUnreachable {
+		case m.State != api.StateDraining && m.State != api.StateUnreachable:
 			return fmt.Errorf("%s does not drain any more, it is %s: see 'chainmail status'", name, m.State)
 		}
 		if line := drainProgress(cluster, m); line != said {
 			said = line
-			fmt.Fprintln(notes, sanitize(line))
+			fmt.Fprintln(w.notes, sanitize(line))
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %s goes on draining; 'chainmail drain-node %s --wait' waits again", context.Cause(ctx), name, name)
 		case <-time.After(pollPeriod):
 		}
 	}
+}
+
+// leftOnDisk reports whether the last committed view that a node has kept is
+// without the member.
+func (w drainWait) leftOnDisk(name string) bool {
+	view, err := membership.ReadView(node.ClusterDir(w.dir))
+	_, there := view.Member(name)
+	return err == nil && !there
 }
 
 func member(c api.Cluster, name string) (api.Member, bool) {

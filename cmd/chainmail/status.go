@@ -103,7 +103,12 @@ func (s fullStatus) print(w io.Writer, format outputFormat, now time.Time) error
 		}
 		fmt.Fprintln(w)
 	}
-	return printStatus(w, s.Status, now)
+	witness := false
+	if s.Cluster != nil {
+		own, _ := member(*s.Cluster, s.Cluster.Node)
+		witness = own.Role == roleWitness
+	}
+	return printStatus(w, s.Status, witness, now)
 }
 
 // clearScreen moves the cursor home and clears the screen (ECMA-48 CUP, ED).
@@ -113,31 +118,16 @@ const clearScreen = "\x1b[H\x1b[2J"
 // does not answer for a while is what one watches for: it is said, and asked
 // again.
 func watchStatus(cmd *cobra.Command, c *client.Client, format outputFormat, interval time.Duration) error {
-	ctx, out := cmd.Context(), cmd.OutOrStdout()
+	ctx := cmd.Context()
 	for first := true; ; first = false {
-		s, err := wholeStatus(ctx, c)
-		if ctx.Err() != nil {
+		s, problem := wholeStatus(ctx, c)
+		select {
+		case <-ctx.Done():
 			return nil
-		}
-		now := time.Now()
-		var page bytes.Buffer // written at once, so that nothing flickers
-		switch {
-		case format == formatJSON:
-		case isTerminal(out):
-			fmt.Fprintf(&page, "%s%s\n\n", clearScreen, shortTime(now))
-		case first:
-			fmt.Fprintf(&page, "%s\n\n", shortTime(now))
 		default:
-			fmt.Fprintf(&page, "\n%s\n\n", shortTime(now))
 		}
-		if err == nil {
-			err = s.print(&page, format, now)
-		}
-		if _, failed := out.Write(page.Bytes()); failed != nil {
-			return failed
-		}
-		if err != nil {
-			fmt.Fprintf(cmd.ErrOrStderr(), "chainmail: %s\n", sanitize(err.Error()))
+		if err := printPage(cmd.OutOrStdout(), cmd.ErrOrStderr(), s, problem, format, first); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -147,8 +137,34 @@ func watchStatus(cmd *cobra.Command, c *client.Client, format outputFormat, inte
 	}
 }
 
-// printStatus prints what concerns one node.
-func printStatus(w io.Writer, s api.Status, now time.Time) error {
+// printPage prints one look at the status, or why there is none. A terminal
+// gets it at once, so that nothing flickers.
+func printPage(out, notes io.Writer, s fullStatus, problem error, format outputFormat, first bool) error {
+	now := time.Now()
+	var page bytes.Buffer
+	switch {
+	case format == formatJSON:
+	case isTerminal(out):
+		fmt.Fprintf(&page, "%s%s\n\n", clearScreen, shortTime(now))
+	case first:
+		fmt.Fprintf(&page, "%s\n\n", shortTime(now))
+	default:
+		fmt.Fprintf(&page, "\n%s\n\n", shortTime(now))
+	}
+	if problem == nil {
+		problem = s.print(&page, format, now)
+	}
+	if _, err := out.Write(page.Bytes()); err != nil {
+		return err
+	}
+	if problem != nil {
+		fmt.Fprintf(notes, "chainmail: %s\n", sanitize(problem.Error()))
+	}
+	return nil
+}
+
+// printStatus prints what concerns one node. A witness has no mail to tell of.
+func printStatus(w io.Writer, s api.Status, witness bool, now time.Time) error {
 	state := s.State
 	if s.Reason != "" {
 		state += ": " + s.Reason
@@ -157,6 +173,11 @@ func printStatus(w io.Writer, s api.Status, now time.Time) error {
 	t.add("This node", fmt.Sprintf("%s (%s)", s.Node, s.Version))
 	t.add("State", state)
 	t.add("Up since", fmt.Sprintf("%s (%s)", shortTime(s.StartedAt), span(now.Sub(s.StartedAt))))
+	if witness {
+		t.add("Data directory", s.DataDir)
+		t.add("Role", "witness: it votes, and keeps no mail")
+		return t.printAsList(w)
+	}
 	t.add("Data directory", fmt.Sprintf("%s (store %s)", s.DataDir, s.Store))
 	t.add("Messages", fmt.Sprintf("%s in %s", humanCount(s.Messages), plural(s.Receipts, "receipt")))
 	t.add("Size", fmt.Sprintf("%s of mail, %s on disk", humanSize(s.RawBytes), humanSize(s.StoredSize)))

@@ -141,13 +141,6 @@ type JoinTokenRequest struct {
 	ValidSeconds int64 `json:"valid_seconds,omitempty"` // 0: one hour
 }
 
-// RemoveRequest removes a member that will not come back.
-type RemoveRequest struct {
-	// Force, the member's name again, removes it although mail that only it
-	// holds may be lost.
-	Force string `json:"force,omitempty"`
-}
-
 // MoveRequest gives a member another place in the ring.
 type MoveRequest struct {
 	After string `json:"after"`
@@ -176,16 +169,23 @@ type Route struct {
 	Sent    uint64     `json:"sent"` // since the node started
 	Backlog uint64     `json:"backlog"`
 	Oldest  *time.Time `json:"oldest"`
-	Parked  uint64     `json:"parked"` // refused for good; see chainmail route parked
+	// Deferred mails of the backlog wait for another attempt; Unreadable ones of
+	// those cannot be read from this node's archive.
+	Deferred   uint64 `json:"deferred"`
+	Unreadable uint64 `json:"unreadable"`
+	Parked     uint64 `json:"parked"` // refused for good; see chainmail route parked
 }
 
 // Parked is a receipt that a route's target refused for good.
 type Parked struct {
-	Position string    `json:"position"`
-	SHA256   string    `json:"sha256"`
-	Reply    string    `json:"reply"`
-	At       time.Time `json:"at"`
-	Attempts int       `json:"attempts"`
+	Position string `json:"position"`
+	SHA256   string `json:"sha256"`
+	// Recipients that it is owed to, where the target took it for others; absent
+	// for all.
+	Recipients []string  `json:"recipients,omitempty"`
+	Reply      string    `json:"reply"`
+	At         time.Time `json:"at"`
+	Attempts   int       `json:"attempts"`
 }
 
 // ClusterVerifyEvent is one line of the stream of a verification of all

@@ -61,7 +61,9 @@ func (f *fakeCluster) changed(format string, args ...any) (api.Changed, error) {
 	return api.Changed{Epoch: 8, Message: "done"}, f.note(format, args...)
 }
 
-func (f *fakeCluster) Cluster(context.Context) (api.Cluster, error) { return f.cluster, f.note("cluster") }
+func (f *fakeCluster) Cluster(context.Context) (api.Cluster, error) {
+	return f.cluster, f.note("cluster")
+}
 
 func (f *fakeCluster) Self(context.Context) (api.SelfReport, error) {
 	return api.SelfReport{Node: "a", State: api.StateActive, Store: fakeStore.String(), Time: epoch}, f.note("self")
