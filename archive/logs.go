@@ -200,8 +200,8 @@ func (a *Archive) learn(b *pebble.Batch, l record.Log) (record.Log, bool) {
 		return l, false
 	}
 	old, known := (*a.known.Load())[l.Store]
-	if l.Origin == "" {
-		l.Origin = old.Origin
+	if old.Origin != "" {
+		l.Origin = old.Origin // a store never changes its node
 	}
 	if len(l.Placements) <= len(old.Placements) {
 		l.Placements = old.Placements

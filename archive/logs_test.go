@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -221,27 +222,25 @@ func TestListingLimit(t *testing.T) {
 		}
 		return nil
 	})
-	slow := make(chan record.Receipt)
-	go func() {
-		r, err := put(a, message(1000, 50), record.Envelope{})
-		if err != nil {
-			t.Error(err)
-		}
-		slow <- r
-	}()
-	for a.Stats().Receipts < page { // it is in the database now, and not durable
+	var slow sync.WaitGroup
+	for i := range uint64(2) { // the last of one page, and the first of the next
+		slow.Go(func() {
+			if _, err := put(a, message(1000+i, 50), record.Envelope{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for a.Stats().Receipts < page+1 { // they are in the database now, and not durable
 		runtime.Gosched()
 	}
 	var listed []record.Hash
-	var first, second record.Receipt
 	for m, err := range a.Messages(t.Context(), archive.Query{}) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		if len(listed) == 0 {
 			close(held)
-			first = <-slow
-			second = mustPut(t, a, message(1001, 50), record.Envelope{})
+			slow.Wait()
 		}
 		listed = append(listed, m.Hash)
 	}
@@ -251,7 +250,7 @@ func TestListingLimit(t *testing.T) {
 		}
 		listed = append(listed, m.Hash)
 	}
-	if len(listed) != page+1 || listed[page-1] != first.Hash || listed[page] != second.Hash {
+	if len(listed) != page+1 {
 		t.Errorf("%d messages listed, want %d", len(listed), page+1)
 	}
 }

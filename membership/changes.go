@@ -222,7 +222,8 @@ func (m *Membership) askOnce(ctx context.Context, r controlRequest) (controlAnsw
 }
 
 // mayLead lists who to ask: the leader, or, when this node does not know it, as
-// without a Raft of its own, every member that is alive.
+// without a Raft of its own, every member that is alive. A node that moved
+// cannot tell who is: their answers go to its old address.
 func (m *Membership) mayLead() []string {
 	if c := m.raft(); c != nil {
 		if id := c.leader(); id != "" && id != m.id {
@@ -230,12 +231,20 @@ func (m *Membership) mayLead() []string {
 		}
 	}
 	var ids []string
+	moved := m.moved()
 	for _, member := range m.View().Members {
-		if member.ID != m.id && m.Alive(member.Name) {
+		if member.ID != m.id && (moved || m.Alive(member.Name)) {
 			ids = append(ids, member.ID)
 		}
 	}
 	return ids
+}
+
+// moved reports whether the others look for this node at other addresses than
+// its own.
+func (m *Membership) moved() bool {
+	member, ok := m.View().Member(m.name)
+	return ok && m.o.Advertise != (ring.Addresses{}) && m.o.Advertise != member.Addresses
 }
 
 // commit puts a command into Raft's log on the leader, and waits for what it

@@ -87,6 +87,7 @@ func TestChangesFromEveryMember(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cluster) {
 		c.grow("a", "b", "c")
 		for i, n := range c.others() {
+			c.settled(3)
 			before := n.m.View().Epoch
 			e, err := n.m.SetPolicies(t.Context(), copies(3-i))
 			if err != nil || e != before+1 || n.m.View().Epoch != e || n.m.View().Policies.Copies != 3-i {
@@ -314,9 +315,10 @@ func TestMovedNode(t *testing.T) {
 		moved.ip = "10.0.0.99"
 		moved.start()
 		c.settled(3)
-		if m, _ := nodes[0].m.View().Member("c"); m.Addresses != moved.addresses() {
-			t.Errorf("addresses %+v", m.Addresses)
-		}
+		c.eventually(30*time.Second, "the view has the new addresses", func() bool {
+			m, _ := nodes[0].m.View().Member("c")
+			return m.Addresses == moved.addresses()
+		})
 	})
 }
 
@@ -337,9 +339,10 @@ func TestHostNames(t *testing.T) {
 			}
 			n.run(m)
 			c.settled(2)
-			if x, _ := n.m.View().Member(n.name); x.Addresses != named {
-				t.Errorf("addresses %+v", x.Addresses)
-			}
+			c.eventually(30*time.Second, "the view has the names", func() bool {
+				x, _ := n.m.View().Member(n.name)
+				return x.Addresses == named
+			})
 		}
 		time.Sleep(time.Minute)
 		c.settled(2)

@@ -152,6 +152,9 @@ func (s state) apply(c command) (state, result) {
 	next := s.clone()
 	var r result
 	changed, refused := next.change(c, &r)
+	if err := next.check(); refused == nil && err != nil { // a command with nonsense in it
+		refused = refuse(reasonRefused, "%v", err)
+	}
 	if refused != nil {
 		next = s.clone() // whatever was half changed
 		r = result{Refused: refused}
@@ -261,13 +264,15 @@ func (s *state) setState(c setState) (bool, *refusal) {
 	return true, nil
 }
 
+const lastDataMember = "%s is the last node that keeps mail: a cluster without one is none; let another node join first"
+
 func (s *state) remove(c remove) (bool, *refusal) {
 	m, refused := s.member(c.Name)
 	if refused != nil {
 		return false, refused
 	}
-	if m.Role == ring.Data && len(s.View.Ring()) == 1 {
-		return false, refuse(reasonRefused, "%s is the only data member: a cluster without one keeps no mail; let another node join first", c.Name)
+	if m.Role == ring.Data && !s.stays(c.Name) {
+		return false, refuse(reasonRefused, lastDataMember, c.Name)
 	}
 	s.View.Members = slices.DeleteFunc(s.View.Members, func(o ring.Member) bool { return o.Name == c.Name })
 	s.startRotation(c.Key)

@@ -181,6 +181,12 @@ func (m *Membership) lead(ctx context.Context, c *consensus, q controlRequest, b
 			return m.leaveLead(c)
 		}
 		r, err := m.commit(c, *q.Change)
+		if err == nil && q.Change.Remove != nil {
+			// Before the answer, for a member that removes itself stops when it
+			// has it. Of two voters, the one that stays could not change Raft's
+			// configuration without the other's vote.
+			m.reconcile(c)
+		}
 		return controlAnswer{Result: r}, err
 	case q.Join != nil:
 		return m.admit(c, *q.Join)
@@ -199,5 +205,5 @@ func (m *Membership) leaveLead(c *consensus) (controlAnswer, error) {
 		}
 		return controlAnswer{}, errNoLeader
 	}
-	return controlAnswer{}, refuse(reasonRefused, "%s is the only data member: a cluster without one keeps no mail; let another node join first", m.name)
+	return controlAnswer{}, refuse(reasonRefused, lastDataMember, m.name)
 }

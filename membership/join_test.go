@@ -281,7 +281,7 @@ func TestRemoveTheLeader(t *testing.T) {
 		}
 		left[1].stop()
 		_, err := left[0].m.Remove(t.Context(), left[0].name)
-		refused(t, err, membership.ErrRefused, "is the only data member")
+		refused(t, err, membership.ErrRefused, "is the last node that keeps mail")
 		_, err = w.m.SetState(t.Context(), left[0].name, ring.Draining)
 		refused(t, err, membership.ErrRefused, "is the last node that keeps mail")
 	})
@@ -290,7 +290,13 @@ func TestRemoveTheLeader(t *testing.T) {
 func TestReplace(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *cluster) {
 		nodes := c.grow("a", "b", "c")
-		a, b := nodes[0], nodes[1]
+		if _, err := nodes[2].m.Move(t.Context(), "c", "a"); err != nil {
+			t.Fatal(err)
+		}
+		a, b := c.leader(), c.others(c.leader())[0]
+		if b.name != "b" {
+			t.Fatalf("%s leads", a.name)
+		}
 		old, _ := a.m.View().Member("b")
 		b.kill()
 		o := b.joinOptions(a, a.token())
@@ -313,7 +319,7 @@ func TestReplace(t *testing.T) {
 		if now.ID == old.ID || now.State != ring.Joining || slices.Equal(now.Certificates, old.Certificates) {
 			t.Errorf("replaced: %+v", now)
 		}
-		if got := strings.Join(a.m.View().Ring(), ""); got != "abc" {
+		if got := strings.Join(a.m.View().Ring(), ""); got != "acb" {
 			t.Errorf("ring %s", got)
 		}
 		// Who still has the former disk is nobody any more.
@@ -333,7 +339,6 @@ func TestReplace(t *testing.T) {
 	})
 }
 
-// TestCreateKilled really kills: see TestMain for the other side.
 func TestCreateLeavesNoTrace(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cluster")
 	if err := membership.Create(dir, membership.CreateOptions{Name: "a"}); err != nil {

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -59,13 +57,18 @@ func TestRotateKeys(t *testing.T) {
 			before[n.name] = n.certificates()
 		}
 		gossip := nodes[0].disk().State.Gossip.Keys[0]
+		pem := filepath.Join(nodes[1].dir, "node.pem")
+		old, err := tls.LoadX509KeyPair(pem, pem)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if _, err := nodes[1].m.RotateKeys(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if nodes[1].m.Rotating() == "" {
 			t.Error("no rotation is under way")
 		}
-		_, err := nodes[1].m.RotateKeys(t.Context())
+		_, err = nodes[1].m.RotateKeys(t.Context())
 		refused(t, err, membership.ErrRefused, "a rotation of the keys is under way since epoch")
 
 		renewed := func(n *testNode) bool {
@@ -90,6 +93,8 @@ func TestRotateKeys(t *testing.T) {
 				t.Errorf("%s has %d gossip keys", n.name, len(keys))
 			}
 		}
+		_, _, err = handshake(c, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{old}}, nodes[0].m.ServerTLS())
+		refused(t, err, membership.ErrNotMember, "the certificate of b is not that of a member")
 		// Everybody restarts with what is on the disk.
 		for _, n := range c.others() {
 			n.stop()
@@ -132,7 +137,7 @@ func TestRotateKilled(t *testing.T) {
 }
 
 // handshake connects two TLS ends, and sends a byte both ways.
-func handshake(c *cluster, client, server *tls.Config) (clientErr, serverErr error, peer tls.ConnectionState) {
+func handshake(c *cluster, client, server *tls.Config) (peer tls.ConnectionState, clientErr, serverErr error) {
 	l, err := c.net.listen("10.0.9.1", "10.0.9.1:1")
 	if err != nil {
 		c.t.Fatal(err)
@@ -167,7 +172,7 @@ func handshake(c *cluster, client, server *tls.Config) (clientErr, serverErr err
 	if clientErr != nil {
 		raw.Close()
 	}
-	return clientErr, <-done, peer
+	return peer, clientErr, <-done
 }
 
 func TestTLS(t *testing.T) {
@@ -178,21 +183,21 @@ func TestTLS(t *testing.T) {
 		x.create()
 		x.start()
 
-		cErr, sErr, peer := handshake(c, a.ClientTLS("b"), b.ServerTLS())
+		peer, cErr, sErr := handshake(c, a.ClientTLS("b"), b.ServerTLS())
 		if cErr != nil || sErr != nil {
 			t.Fatalf("member to member: %v, %v", cErr, sErr)
 		}
 		if name, err := b.PeerOf(peer); name != "a" || err != nil {
 			t.Errorf("b sees %q, %v", name, err)
 		}
-		cErr, _, _ = handshake(c, a.ClientTLS("c"), b.ServerTLS())
+		_, cErr, _ = handshake(c, a.ClientTLS("c"), b.ServerTLS())
 		if cErr == nil || !strings.Contains(cErr.Error(), "the node at this address is b, not c") {
 			t.Errorf("another member than was meant: %v", cErr)
 		}
-		cErr, _, _ = handshake(c, a.ClientTLS("x"), x.m.ServerTLS())
+		_, cErr, _ = handshake(c, a.ClientTLS("x"), x.m.ServerTLS())
 		refused(t, cErr, membership.ErrNotMember, "was not signed by this cluster's CA")
 		anonymous := &tls.Config{InsecureSkipVerify: true}
-		cErr, sErr, peer = handshake(c, anonymous, b.ServerTLS())
+		peer, cErr, sErr = handshake(c, anonymous, b.ServerTLS())
 		if cErr != nil || sErr != nil {
 			t.Errorf("a client without a certificate, as a joiner: %v, %v", cErr, sErr)
 		}
@@ -200,17 +205,17 @@ func TestTLS(t *testing.T) {
 		refused(t, err, membership.ErrNotMember, "only members may do this")
 		stranger := x.m.ClientTLS("x")
 		stranger.VerifyConnection = nil
-		cErr, sErr, _ = handshake(c, stranger, b.ServerTLS())
+		_, cErr, sErr = handshake(c, stranger, b.ServerTLS())
 		if cErr == nil {
 			t.Error("the certificate of another cluster was taken")
 		}
 		refused(t, sErr, membership.ErrNotMember, "was not signed by this cluster's CA")
 		old := &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}
-		if _, sErr, _ = handshake(c, old, b.ServerTLS()); sErr == nil {
+		if _, _, sErr = handshake(c, old, b.ServerTLS()); sErr == nil {
 			t.Error("TLS 1.2 was taken")
 		}
 
-		cErr, sErr, peer = handshake(c, gone.ClientTLS("b"), b.ServerTLS())
+		peer, cErr, sErr = handshake(c, gone.ClientTLS("b"), b.ServerTLS())
 		if cErr != nil || sErr != nil {
 			t.Fatal(cErr, sErr)
 		}
@@ -219,9 +224,9 @@ func TestTLS(t *testing.T) {
 		}
 		_, err = b.PeerOf(peer) // a connection that is open
 		refused(t, err, membership.ErrNotMember, "was removed, replaced, or has not joined yet")
-		_, sErr, _ = handshake(c, gone.ClientTLS("b"), b.ServerTLS())
+		_, _, sErr = handshake(c, gone.ClientTLS("b"), b.ServerTLS())
 		refused(t, sErr, membership.ErrNotMember, "was removed, replaced, or has not joined yet")
-		cErr, _, _ = handshake(c, b.ClientTLS("c"), gone.ServerTLS())
+		_, cErr, _ = handshake(c, b.ClientTLS("c"), gone.ServerTLS())
 		refused(t, cErr, membership.ErrNotMember, "was removed, replaced, or has not joined yet")
 	})
 }
@@ -267,5 +272,26 @@ func TestRaftPortIsForMembers(t *testing.T) {
 	})
 }
 
-var _ net.Conn
-var _ = log.New
+// TestRemovedIsCutOff: a connection that is open ends when its member is
+// removed.
+func TestRemovedIsCutOff(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cluster) {
+		nodes := c.grow("a", "b", "c")
+		raw, err := c.net.Host(nodes[2].ip).Dial(t.Context(), "tcp", nodes[0].addresses().Raft)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer raw.Close()
+		conn := tls.Client(raw, nodes[2].m.ClientTLS("a"))
+		if _, err := conn.Write([]byte("R")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := nodes[1].m.Remove(t.Context(), "c"); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("still open: %v", err)
+		}
+	})
+}

@@ -63,6 +63,7 @@ type Membership struct {
 	voters    []string          // last known, in the order of Raft's configuration
 	problems  map[string]string // what is wrong, by subject
 
+	saving    sync.Mutex // one writes view.json at a time
 	closeOnce sync.Once
 	running   atomic.Bool
 }
@@ -326,6 +327,8 @@ func (m *Membership) publish(s state) {
 
 // save keeps the current state on the disk.
 func (m *Membership) save() {
+	m.saving.Lock()
+	defer m.saving.Unlock()
 	if err := writeState(m.dir, *m.current.Load()); err != nil {
 		m.note(aboutView, fmt.Sprintf("the cluster's view cannot be written: %v: free space on the disk of %s; until then a restart forgets the latest changes", err, m.dir))
 		return

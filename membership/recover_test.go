@@ -99,9 +99,9 @@ func TestRecoverIsRefused(t *testing.T) {
 		}
 		c.eventually(10*time.Second, "b finds out", func() bool { return len(nodes[1].m.Problems()) > 0 })
 		c.stopAll()
+		before := w.disk()
 		_, err := membership.Recover(w.dir)
 		refused(t, err, membership.ErrRefused, "w is a witness and holds no mail: recover on a node that does")
-		before := w.disk()
 		if after := w.disk(); after.State.View.Epoch != before.State.View.Epoch {
 			t.Error("a refused recovery changed something")
 		}

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -45,8 +44,10 @@ const (
 	using  phase = "using"
 )
 
+const gossipKeySize = 32
+
 func newGossipKey() []byte {
-	k := make([]byte, 32)
+	k := make([]byte, gossipKeySize)
 	rand.Read(k)
 	return k
 }
@@ -116,19 +117,27 @@ func decodeState(b []byte) (state, error) {
 		return state{}, fmt.Errorf("format %d is not known to this version: use the version that wrote it, or a newer one", f.Format)
 	}
 	s := f.State
-	if err := s.View.Check(); err != nil {
+	if err := s.check(); err != nil {
 		return state{}, err
 	}
 	if _, err := s.CA.certificate(); err != nil {
 		return state{}, fmt.Errorf("CA: %w", err)
 	}
-	if len(s.Gossip.Keys) == 0 {
-		return state{}, errors.New("no gossip key")
+	return s, nil
+}
+
+// check says what is wrong with a state. No command leads to such a one.
+func (s state) check() error {
+	if err := s.View.Check(); err != nil {
+		return err
+	}
+	if want := map[phase]int{steady: 1, adding: 2, using: 2}[s.Gossip.Phase]; len(s.Gossip.Keys) != want || want == 0 {
+		return fmt.Errorf("%d gossip keys in phase %q", len(s.Gossip.Keys), s.Gossip.Phase)
 	}
 	for _, k := range s.Gossip.Keys {
-		if len(k) != 32 {
-			return state{}, fmt.Errorf("a gossip key of %d bytes: want 32", len(k))
+		if len(k) != gossipKeySize {
+			return fmt.Errorf("a gossip key of %d bytes: want %d", len(k), gossipKeySize)
 		}
 	}
-	return s, nil
+	return nil
 }

@@ -55,7 +55,7 @@ func (t joinToken) hash() string {
 	return hex.EncodeToString(h[:])
 }
 
-var errToken = errors.New("this is not a join token, or not the whole of it: 'chainmail token join' on any member prints one, beginning with " + tokenPrefix)
+var errToken = errors.New("this is not a join token, or not the whole of it: one begins with '" + tokenPrefix + "', and 'chainmail token join' on any member prints it")
 
 func parseToken(s string) (joinToken, error) {
 	rest, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)

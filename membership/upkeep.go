@@ -27,7 +27,7 @@ const (
 func (m *Membership) runUpkeep(ctx context.Context) {
 	for ctx.Err() == nil {
 		changed := m.Changed()
-		if member, ok := m.View().Member(m.name); ok && member.ID == m.id && m.Quorum() {
+		if member, ok := m.View().Member(m.name); ok && member.ID == m.id && (m.Quorum() || m.moved()) {
 			if err := m.upkeep(ctx, member); err != nil && ctx.Err() == nil {
 				m.log.Debug("entry of this node in the view not brought up to date", "err", err)
 			}
@@ -47,9 +47,9 @@ func (m *Membership) runUpkeep(ctx context.Context) {
 }
 
 func (m *Membership) upkeep(ctx context.Context, member ring.Member) error {
-	a, version := m.o.Advertise, m.version()
-	if a == (ring.Addresses{}) {
-		a = member.Addresses
+	a, version := member.Addresses, m.version()
+	if m.moved() {
+		a = m.o.Advertise
 	}
 	if a != member.Addresses || version != member.Version {
 		if _, err := m.UpdateSelf(ctx, a, version); err != nil {

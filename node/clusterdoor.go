@@ -83,6 +83,19 @@ func (d clusterDoor) Drain(ctx context.Context, name string) (api.Changed, error
 	return changed(epoch, err, name+" takes no new mail since epoch %d, hands over what others must keep, and then leaves the cluster by itself")
 }
 
+// CancelDrain lets a member that drains stay.
+func (d clusterDoor) CancelDrain(ctx context.Context, name string) (api.Changed, error) {
+	view := d.members.View()
+	switch m, ok := view.Member(name); {
+	case !ok:
+		return api.Changed{}, noMember(view, name)
+	case m.State != ring.Draining:
+		return api.Changed{}, conflict(fmt.Sprintf("%s is not being drained, it is %s", name, m.State), "see 'chainmail status'")
+	}
+	epoch, err := d.members.SetState(ctx, name, ring.Active)
+	return changed(epoch, err, name+" stays, and takes mail again from epoch %d on")
+}
+
 // Remove takes a member out that will not come back.
 func (d clusterDoor) Remove(ctx context.Context, name, force string) (api.Changed, error) {
 	view := d.members.View()

@@ -216,6 +216,10 @@ func (n *Node) self() api.SelfReport {
 	s.Store, s.Receipts, s.Messages = stats.Store.String(), stats.Receipts, stats.Messages
 	s.Bad, s.Quarantined, s.DiskFree = stats.Scrub.Bad, stats.Quarantined, stats.Free
 	s.ShortNow, s.ShortEver = replication.ShortNow, replication.ShortEver
+	if view := n.members.View(); s.State == api.StateDraining {
+		left := notHanded(view, n.config.Name, n.archive.Logs(), n.known())
+		s.ToHandOver = &left
+	}
 	for _, l := range n.archive.Logs() {
 		s.Logs = append(s.Logs, api.LogHeld{Store: l.Store.String(), Origin: l.Origin, Held: l.Held.String()})
 	}

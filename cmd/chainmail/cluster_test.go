@@ -169,6 +169,7 @@ func TestClusterOutput(t *testing.T) {
 		{"token-join", green(), "token join", exitOK},
 		{"token-join-json", green(), "token join --valid 2d -o json", exitOK},
 		{"drain-node", green(), "drain-node", exitOK},
+		{"drain-node-cancel", green(), "drain-node b --cancel", exitOK},
 		{"drain-node-refused", refusing, "drain-node b", exitFailed},
 		{"remove-node", green(), "remove-node b --force b", exitOK},
 		{"remove-node-refused", refusing, "remove-node b", exitFailed},
@@ -231,19 +232,18 @@ func TestHelp(t *testing.T) {
 func TestDrainWaits(t *testing.T) {
 	pollPeriod = time.Millisecond
 	t.Cleanup(func() { pollPeriod = time.Second })
-	stage := func(receipts uint64, bytes *int64) api.Cluster {
+	stage := func(receipts uint64) api.Cluster {
 		c := greenCluster()
 		c.Members[1].State = api.StateDraining
-		c.Members[0].Backlog = &api.Backlog{Receipts: receipts, Bytes: bytes}
+		c.Members[1].Self = &api.SelfReport{State: api.StateDraining, ToHandOver: &receipts}
 		return c
 	}
-	size := int64(3 << 20)
-	unclear := stage(0, nil)
-	unclear.Members[0].Backlog = nil
+	unclear := stage(0)
+	unclear.Members[1].Self = nil
 	left := greenCluster()
 	left.Members = append(left.Members[:1:1], left.Members[2])
 	f := newFakeMember()
-	f.cluster = []api.Cluster{unclear, stage(1204, nil), stage(300, &size), stage(300, &size), stage(0, nil), left}
+	f.cluster = []api.Cluster{unclear, stage(1204), stage(300), stage(300), stage(0), left}
 	code, _, stderr := runCommand(t, "drain-node", "b", "--wait", "--socket", serveFake(t, f))
 	if code != exitOK {
 		t.Errorf("exit code %d", code)
@@ -252,7 +252,7 @@ func TestDrainWaits(t *testing.T) {
 
 	// The drained node itself is asked, and ends when it has left.
 	f = newFakeMember()
-	draining := stage(0, nil)
+	draining := stage(0)
 	f.cluster = []api.Cluster{draining, draining}
 	f.ended = true
 	socket := serveFake(t, f)
@@ -264,7 +264,7 @@ func TestDrainWaits(t *testing.T) {
 	}
 
 	f = newFakeMember()
-	f.cluster = []api.Cluster{stage(5, nil), greenCluster()}
+	f.cluster = []api.Cluster{stage(5), greenCluster()}
 	if code, _, stderr := runCommand(t, "drain-node", "b", "--wait", "--socket", serveFake(t, f)); code != exitFailed || !strings.Contains(stderr, "b does not drain any more") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}

@@ -41,10 +41,12 @@ var layers = map[string]int{
 	"testcluster/local": 3, // runs nodes as processes
 	"testcluster/load":  3, // knows a node by its protocols only; the command load starts it
 
-	"cmd/chainmail":         4,
-	"testcluster":           4,
-	"testcluster/peerbench": 4,
-	"testcluster/support":   4,
+	"cmd/chainmail":            4,
+	"testcluster":              4,
+	"testcluster/peerbench":    4,
+	"testcluster/support":      4,
+	"testcluster/machine":      3, // what this machine is and does, for measurements
+	"testcluster/clusterbench": 4,
 }
 
 // homes says which packages may import a library: everybody else speaks of

@@ -30,6 +30,7 @@ func newDrainNodeCommand() *cobra.Command {
 		to     target
 		format outputFormat
 		wait   bool
+		cancel bool
 	)
 	cmd := &cobra.Command{
 		Use:   "drain-node [NAME]",
@@ -37,7 +38,7 @@ func newDrainNodeCommand() *cobra.Command {
 		Long: `Lets a member leave in order, by default the node that is asked: it answers 421
 to new mail, waits until everything that it holds has its copies on the others,
 and leaves. Nothing is lost, and nothing is deleted on its disk. --wait shows the
-progress until it has left.
+progress until it has left; --cancel lets a member that drains stay.
 
 The exit code is 1 when the drain is refused, or ends before the member has left.`,
 		Example: "  chainmail drain-node b --wait",
@@ -60,12 +61,15 @@ The exit code is 1 when the drain is refused, or ends before the member has left
 				}
 				args = []string{cluster.Node}
 			}
-			name := args[0]
-			done, err := c.Drain(cmd.Context(), name)
+			name, change := args[0], c.Drain
+			if cancel {
+				change = c.CancelDrain
+			}
+			done, err := change(cmd.Context(), name)
 			if err != nil {
 				return err
 			}
-			if err := printChanged(cmd, format, done); err != nil || !wait {
+			if err := printChanged(cmd, format, done); err != nil || !wait || cancel {
 				return err
 			}
 			socket, err := to.socketPath()
@@ -77,6 +81,7 @@ The exit code is 1 when the drain is refused, or ends before the member has left
 		},
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has left, and show the progress")
+	cmd.Flags().BoolVar(&cancel, "cancel", false, "let a member that drains stay")
 	addOutputFlag(cmd.Flags(), &format)
 	to.addFlags(cmd.Flags())
 	return cmd
@@ -108,7 +113,7 @@ func (w drainWait) untilLeft(ctx context.Context, name string) error {
 		case m.State != api.StateDraining && m.State != api.StateUnreachable:
 			return fmt.Errorf("%s does not drain any more, it is %s: see 'chainmail status'", name, m.State)
 		}
-		if line := drainProgress(cluster, m); line != said {
+		if line := drainProgress(m); line != said {
 			said = line
 			fmt.Fprintln(w.notes, sanitize(line))
 		}
@@ -137,26 +142,10 @@ func member(c api.Cluster, name string) (api.Member, bool) {
 }
 
 // drainProgress tells what the others still lack.
-func drainProgress(c api.Cluster, draining api.Member) string {
-	var receipts uint64
-	bytes := new(int64)
-	for _, m := range c.Members {
-		switch {
-		case m.Name == draining.Name || m.Role == roleWitness:
-		case m.Backlog == nil:
-			return draining.Name + " is draining; what the others still lack is unknown: " + m.Name + " has not told yet"
-		default:
-			receipts += m.Backlog.Receipts
-			if m.Backlog.Bytes == nil {
-				bytes = nil
-			} else if bytes != nil {
-				*bytes += *m.Backlog.Bytes
-			}
-		}
-	}
-	line := fmt.Sprintf("%s is draining; the others still lack %s", draining.Name, plural(receipts, "receipt"))
-	if receipts > 0 {
-		line += " (size " + sizeOrUnknown(bytes) + ")"
+func drainProgress(draining api.Member) string {
+	line := draining.Name + " is draining; what it still has to hand over is not known: it does not answer"
+	if s := draining.Self; s != nil && s.ToHandOver != nil {
+		line = fmt.Sprintf("%s is draining; it still has to hand over %s", draining.Name, plural(*s.ToHandOver, "receipt"))
 	}
 	if draining.Reason != "" {
 		line += "; " + draining.Reason

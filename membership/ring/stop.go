@@ -64,9 +64,9 @@ func (q StopQuestion) mailReasons() (reasons []string) {
 		case l.Unknown:
 			reasons = append(reasons, fmt.Sprintf("what the others hold of log %s is not known yet: ask again when all members are connected", l.Log))
 		case l.Only > 0:
-			reasons = append(reasons, fmt.Sprintf("%s of log %s are on no other reachable node: wait until they are copied", receipts(l.Only), l.Log))
+			reasons = append(reasons, fmt.Sprintf("no other reachable node holds %s of log %s: wait until that mail is copied", receipts(l.Only), l.Log))
 		case l.Few > 0:
-			reasons = append(reasons, fmt.Sprintf("%s of log %s would be left with fewer copies than the policy's %d: wait until they are copied", receipts(l.Few), l.Log, q.View.Policies.Copies))
+			reasons = append(reasons, fmt.Sprintf("%s of log %s would be left with fewer copies than the policy's %d: wait until that mail is copied", receipts(l.Few), l.Log, q.View.Policies.Copies))
 		}
 	}
 	return reasons
@@ -139,7 +139,7 @@ func RemoveRefusal(q RemoveQuestion) (reasons []string) {
 		}
 	}
 	if len(lost) > 0 {
-		reasons = append(reasons, fmt.Sprintf("%s are on %s alone: %s", strings.Join(lost, ", "), q.Name, force))
+		reasons = append(reasons, fmt.Sprintf("only %s holds %s: %s", q.Name, strings.Join(lost, ", "), force))
 	}
 	if len(unknown) > 0 {
 		reasons = append(reasons, fmt.Sprintf("what the others hold of log %s is not known: %s", strings.Join(unknown, ", "), force))

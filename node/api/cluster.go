@@ -107,9 +107,12 @@ type SelfReport struct {
 	Quarantined uint64    `json:"quarantined"` // receipts whose position has two contents
 	ShortNow    uint64    `json:"short_now"`   // own receipts that have fewer copies than the policy at present
 	ShortEver   uint64    `json:"short_ever"`  // 250s given short since the node started
-	MaxMessage  int64     `json:"max_message_bytes"`
-	DiskFree    int64     `json:"disk_free_bytes"`
-	Logs        []LogHeld `json:"logs"`
+	// ToHandOver counts the receipts that a draining node holds and that some
+	// of those who must keep them lack; null when it does not drain.
+	ToHandOver *uint64   `json:"to_hand_over"`
+	MaxMessage int64     `json:"max_message_bytes"`
+	DiskFree   int64     `json:"disk_free_bytes"`
+	Logs       []LogHeld `json:"logs"`
 }
 
 // LogHeld is what a node holds of one log.

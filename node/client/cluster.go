@@ -44,6 +44,11 @@ func (c *Client) Drain(ctx context.Context, name string) (api.Changed, error) {
 	return c.change(ctx, http.MethodPost, memberPath(name)+"/drain", nil)
 }
 
+// CancelDrain lets a member that drains stay.
+func (c *Client) CancelDrain(ctx context.Context, name string) (api.Changed, error) {
+	return c.change(ctx, http.MethodDelete, memberPath(name)+"/drain", nil)
+}
+
 // Remove takes out a member that will not come back. force is its name again,
 // when mail that only it holds may be lost, or empty.
 func (c *Client) Remove(ctx context.Context, name, force string) (api.Changed, error) {

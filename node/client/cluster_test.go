@@ -58,6 +58,10 @@ func (f *fakeCluster) Drain(_ context.Context, name string) (api.Changed, error)
 	return f.say("drain %s", name)
 }
 
+func (f *fakeCluster) CancelDrain(_ context.Context, name string) (api.Changed, error) {
+	return f.say("stay %s", name)
+}
+
 func (f *fakeCluster) Remove(_ context.Context, name, force string) (api.Changed, error) {
 	return f.say("remove %s %s", name, force)
 }

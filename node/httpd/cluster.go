@@ -33,6 +33,8 @@ type ClusterViewer interface {
 type ClusterChanger interface {
 	SetPolicies(ctx context.Context, change api.PolicyChange) (api.Changed, error)
 	Drain(ctx context.Context, name string) (api.Changed, error)
+	// CancelDrain lets a member that drains stay.
+	CancelDrain(ctx context.Context, name string) (api.Changed, error)
 	// Remove takes the dead out; force is the name again, or empty.
 	Remove(ctx context.Context, name, force string) (api.Changed, error)
 	Move(ctx context.Context, name, after string) (api.Changed, error)
@@ -219,6 +221,10 @@ const maxAckTimeout = 300
 
 func (s *Server) drainMember(w http.ResponseWriter, r *http.Request) error {
 	return s.change(w, r, func(c Cluster) (api.Changed, error) { return c.Drain(r.Context(), r.PathValue("name")) })
+}
+
+func (s *Server) cancelDrain(w http.ResponseWriter, r *http.Request) error {
+	return s.change(w, r, func(c Cluster) (api.Changed, error) { return c.CancelDrain(r.Context(), r.PathValue("name")) })
 }
 
 func (s *Server) removeMember(w http.ResponseWriter, r *http.Request) error {

@@ -85,6 +85,10 @@ func (f *fakeCluster) Drain(_ context.Context, name string) (api.Changed, error)
 	return f.changed("drain %s", name)
 }
 
+func (f *fakeCluster) CancelDrain(_ context.Context, name string) (api.Changed, error) {
+	return f.changed("stay %s", name)
+}
+
 func (f *fakeCluster) Remove(_ context.Context, name, force string) (api.Changed, error) {
 	return f.changed("remove %s force %q", name, force)
 }

@@ -35,6 +35,7 @@ var clusterRequests = []struct {
 	{"POST", "/cluster/tokens", `{}`, 201, "token for 1h0m0s"},
 	{"PATCH", "/cluster/policies", `{"copies":2}`, 200, "policies copies 2"},
 	{"POST", "/cluster/members/b/drain", "", 200, "drain b"},
+	{"DELETE", "/cluster/members/b/drain", "", 200, "stay b"},
 	{"POST", "/cluster/members/b/move", `{"after":"a"}`, 200, "move b after a"},
 	{"DELETE", "/cluster/members/b", "", 200, `remove b force ""`},
 	{"DELETE", "/cluster/members/b?force=b", "", 200, `remove b force "b"`},

@@ -47,6 +47,7 @@ func (s *Server) routes() []route {
 		{"POST " + api.Prefix + "/cluster/tokens", admin, nil, s.makeJoinToken},
 		{"PATCH " + api.Prefix + "/cluster/policies", admin, nil, s.setPolicies},
 		{"POST " + api.Prefix + "/cluster/members/{name}/drain", admin, nil, s.drainMember},
+		{"DELETE " + api.Prefix + "/cluster/members/{name}/drain", admin, nil, s.cancelDrain},
 		{"POST " + api.Prefix + "/cluster/members/{name}/move", admin, nil, s.moveMember},
 		{"DELETE " + api.Prefix + "/cluster/members/{name}", admin, []string{"force"}, s.removeMember},
 		{"GET " + api.Prefix + "/cluster/members/{name}/safe-to-stop", token, nil, s.safeToStop},
