@@ -193,6 +193,9 @@ func (c *checker) read(ctx context.Context, id string) (n int64, altered bool, e
 	return n, hex.EncodeToString(sum.Sum(nil)) != id, nil
 }
 
+// maxShown is how many messages of a kind a report names for people.
+const maxShown = 20
+
 // String is the report for people, several lines.
 func (r CheckReport) String() string {
 	var b strings.Builder
@@ -210,8 +213,12 @@ func (r CheckReport) String() string {
 		if len(found.ids) > 0 {
 			fmt.Fprintf(&b, "%-13s %d\n", found.name, len(found.ids))
 		}
-		for _, id := range found.ids {
+		shown := found.ids[:min(len(found.ids), maxShown)]
+		for _, id := range shown {
 			fmt.Fprintf(&b, "  %s\n", id)
+		}
+		if more := len(found.ids) - len(shown); more > 0 {
+			fmt.Fprintf(&b, "  and %d more; -o json names all\n", more)
 		}
 	}
 	if r.Reason != "" {
