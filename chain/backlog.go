@@ -3,6 +3,7 @@ package chain
 import (
 	"context"
 	"maps"
+	"slices"
 	"time"
 
 	"chainmail/archive/record"
@@ -56,9 +57,9 @@ type peerLog struct {
 
 // weighed is what is known of the receipts that a peer lacks of a log.
 type weighed struct {
+	seqs   record.Ranges
 	bytes  int64
 	oldest time.Time
-	at     time.Time
 }
 
 type stretchOf struct {
@@ -70,8 +71,8 @@ type stretchOf struct {
 func (c *Chain) weighBacklogs(ctx context.Context) error {
 	whole := map[stretchOf]weighed{}
 	for {
-		wanted := c.toWeigh()
-		if len(wanted) == 0 {
+		wanted, some := c.toWeigh()
+		if !some {
 			clear(whole)
 		}
 		for key, seqs := range wanted {
@@ -92,29 +93,37 @@ func (c *Chain) weighBacklogs(ctx context.Context) error {
 	}
 }
 
-// toWeigh is what each peer lacks, where this node holds all of it.
-func (c *Chain) toWeigh() map[peerLog]record.Ranges {
+// toWeigh is what each peer lacks and is not weighed, where this node holds all
+// of it.
+func (c *Chain) toWeigh() (wanted map[peerLog]record.Ranges, some bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	wanted := map[peerLog]record.Ranges{}
+	wanted = map[peerLog]record.Ranges{}
+	stay := map[peerLog]bool{}
 	for name, p := range c.peers {
 		if !p.belief.known() {
 			continue
 		}
 		for s, l := range c.logs {
-			if lacks, _ := c.lackingLocked(name, s); len(lacks) > 0 && len(lacks.Minus(l.Held)) == 0 {
-				wanted[peerLog{name, s}] = lacks
+			lacks, _ := c.lackingLocked(name, s)
+			if len(lacks) == 0 || len(lacks.Minus(l.Held)) > 0 {
+				continue
+			}
+			key := peerLog{name, s}
+			stay[key] = true
+			if w, ok := c.weighed[key]; !ok || !slices.Equal(w.seqs, lacks) {
+				wanted[key] = lacks
 			}
 		}
 	}
-	maps.DeleteFunc(c.weighed, func(k peerLog, _ weighed) bool { return wanted[k] == nil })
-	return wanted
+	maps.DeleteFunc(c.weighed, func(k peerLog, _ weighed) bool { return !stay[k] })
+	return wanted, len(stay) > 0
 }
 
 // weigh adds up receipts; false when one cannot be read. It takes half of the
 // time at most, so that it does not slow down what it measures.
 func (c *Chain) weigh(ctx context.Context, s record.StoreID, seqs record.Ranges, whole map[stretchOf]weighed) (sum weighed, ok bool) {
-	sum.at = time.Now()
+	sum.seqs = seqs
 	for _, r := range seqs {
 		for first := r.First; first <= r.Last; {
 			last := min(r.Last, (first-1)/stretch*stretch+stretch)

@@ -38,11 +38,11 @@ func (l *lane) next() batch {
 		c.mu.Unlock()
 		return nil
 	}
-	l.rateLocked()
 	if l.to == toLive {
 		defer c.mu.Unlock()
 		return l.markLocked(l.inTurn(pending))
 	}
+	l.rateLocked()
 	if b := largeFirst(pending); b != nil {
 		defer c.mu.Unlock()
 		return l.markLocked(b)
@@ -148,11 +148,14 @@ func (l *lane) yieldsLocked(now time.Time) bool {
 	return true
 }
 
-// rateLocked sets the bound on history to that of the policies.
+// rateLocked sets the bound on history to that of the policies. A container
+// takes no more than about a second, so that others see headway.
 func (l *lane) rateLocked() {
 	want := rate.Inf
+	l.bytes = laneBounds[l.to].bytes
 	if r := l.link.c.view.Policies.BackfillRate; r > 0 {
 		want = rate.Limit(r)
+		l.bytes = int(min(int64(l.bytes), max(r, 64<<10)))
 	}
 	if l.limit.Limit() != want {
 		l.limit.SetLimit(want)

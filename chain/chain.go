@@ -31,6 +31,7 @@ type Chain struct {
 	// so by their names.
 	mu        sync.Mutex
 	view      ring.View
+	own       record.StoreID // the log that is written
 	logs      map[record.StoreID]*ownLog
 	peers     map[string]*peer
 	heard     map[record.StoreID]record.Seq // the highest number of a log that anybody has spoken of

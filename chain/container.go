@@ -282,8 +282,8 @@ func (f *frame) parseReceipt(payload []byte) error {
 	f.position.Seq = record.Seq(binary.BigEndian.Uint64(payload[8:]))
 	f.hasBody = payload[16]&flagBody != 0
 	f.encoded = payload[receiptHead:]
-	if f.position.Seq == 0 {
-		return fmt.Errorf("%w: receipt %v: sequence numbers begin with 1", errMalformed, f.position)
+	if f.position.Seq == 0 || f.position.Seq > maxSeq {
+		return fmt.Errorf("%w: receipt %v: that is no sequence number", errMalformed, f.position)
 	}
 	if _, err := record.DecodeReceipt(f.position, f.encoded); err != nil {
 		return fmt.Errorf("%w: %w", errMalformed, err)
@@ -291,10 +291,16 @@ func (f *frame) parseReceipt(payload []byte) error {
 	return nil
 }
 
+// maxSeq is far beyond any log; larger numbers are damage.
+const maxSeq = 1 << 62
+
 // checkLog checks what a peer says of a log: placements must rise, and name
 // somebody, or decisions built on them would be nonsense.
 func checkLog(l record.Log) error {
 	last := record.Seq(0)
+	if l.Held.Last() > maxSeq {
+		return fmt.Errorf("log %v: number %v is beyond any log", l.Store, l.Held.Last())
+	}
 	for _, p := range l.Placements {
 		if p.From < max(last, 1) || len(p.Nodes) == 0 {
 			return fmt.Errorf("log %v: placement from %d on %q: want rising numbers and at least one node", l.Store, p.From, p.Nodes)

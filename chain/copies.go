@@ -25,23 +25,30 @@ type waiter struct {
 func (c *Chain) Wait(ctx context.Context, p record.Position) (copies int, short bool) {
 	w := &waiter{position: p, since: time.Now(), done: make(chan struct{})}
 	c.mu.Lock()
-	timeout := c.view.Policies.AckTimeout
-	if !c.settledLocked(w) {
+	settled := c.settledLocked(w)
+	if !settled {
 		c.queueLocked(w)
 	}
+	timeout := c.view.Policies.AckTimeout
 	c.mu.Unlock()
+	if !settled {
+		c.await(ctx, w, timeout)
+	}
+	c.metrics.copiesWait.Observe(time.Since(w.since).Seconds())
+	return w.copies, w.short
+}
 
+// await waits until a waiter is decided.
+func (c *Chain) await(ctx context.Context, w *waiter, timeout time.Duration) {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
 	case <-w.done:
+		return
 	case <-timer.C:
-		c.giveUp(w)
 	case <-ctx.Done():
-		c.giveUp(w)
 	}
-	c.metrics.copiesWait.Observe(time.Since(w.since).Seconds())
-	return w.copies, w.short
+	c.giveUp(w)
 }
 
 // settledLocked decides a waiter if it can be decided now.

@@ -38,6 +38,7 @@ type fakeLog struct {
 	record.Log
 	receipts map[record.Seq][]byte
 	bodies   map[record.BodyNo][]byte
+	first    map[record.BodyNo]record.Seq
 	lost     record.Ranges // damaged: punched out
 }
 
@@ -53,7 +54,7 @@ func newFakeArchive(name string, store record.StoreID) *fakeArchive {
 func (a *fakeArchive) logLocked(s record.StoreID) *fakeLog {
 	l := a.logs[s]
 	if l == nil {
-		l = &fakeLog{Log: record.Log{Store: s}, receipts: map[record.Seq][]byte{}, bodies: map[record.BodyNo][]byte{}}
+		l = &fakeLog{Log: record.Log{Store: s}, receipts: map[record.Seq][]byte{}, bodies: map[record.BodyNo][]byte{}, first: map[record.BodyNo]record.Seq{}}
 		a.logs[s] = l
 	}
 	return l
@@ -83,10 +84,17 @@ func (a *fakeArchive) add(body []byte) record.Position {
 		Hash: sha256.Sum256(body), Size: int64(len(body)), Body: no,
 		Envelope: record.Envelope{From: "a@example.org", To: []string{"b@example.org"}},
 	}
-	l.receipts[seq] = record.AppendReceipt(nil, &r)
+	l.put(&r, record.AppendReceipt(nil, &r))
 	l.Held = l.Held.Add(seq)
 	a.changeLocked()
 	return r.Position
+}
+
+func (l *fakeLog) put(r *record.Receipt, encoded []byte) {
+	l.receipts[r.Position.Seq] = encoded
+	if first := l.first[r.Body]; first == 0 || r.Position.Seq < first {
+		l.first[r.Body] = r.Position.Seq
+	}
 }
 
 // damage punches a receipt out, as a finding of a check does.
@@ -98,6 +106,64 @@ func (a *fakeArchive) damage(p record.Position) {
 	l.Held = l.Held.Minus(record.Of(p.Seq, p.Seq))
 	l.lost = l.lost.Add(p.Seq)
 	a.changeLocked()
+}
+
+// setBack makes the own log what it was at a receipt, as the return to a
+// snapshot of a virtual machine does.
+func (a *fakeArchive) setBack(last record.Seq) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.logs[a.store]
+	l.Held = record.Of(1, last)
+	for seq := range l.receipts {
+		if seq > last {
+			delete(l.receipts, seq)
+		}
+	}
+	a.changeLocked()
+}
+
+// wipe forgets all receipts.
+func (a *fakeArchive) wipe() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for s, l := range a.logs {
+		delete(a.logs, s)
+		a.logLocked(s).Log = record.Log{Store: s, Origin: l.Origin, Placements: l.Placements}
+	}
+	a.changeLocked()
+}
+
+// forgetBodies leaves the receipts without their bodies.
+func (a *fakeArchive) forgetBodies() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range a.logs {
+		clear(l.bodies)
+	}
+}
+
+// forge gives a receipt a hash that is not its body's.
+func (a *fakeArchive) forge(seq record.Seq) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.logs[a.store]
+	r, _ := record.DecodeReceipt(record.Position{Store: a.store, Seq: seq}, l.receipts[seq])
+	r.Hash[0] ^= 1
+	l.receipts[seq] = record.AppendReceipt(nil, &r)
+}
+
+// last is the highest number of a log that was ever held; everHeld includes
+// what was damaged since.
+func (a *fakeArchive) last(s record.StoreID) record.Seq { return a.everHeld(s).Last() }
+
+func (a *fakeArchive) everHeld(s record.StoreID) record.Ranges {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if l := a.logs[s]; l != nil {
+		return l.Held.Union(l.lost)
+	}
+	return nil
 }
 
 func (a *fakeArchive) refuse(full, intake error) {
@@ -191,12 +257,7 @@ func (a *fakeArchive) Export(p record.Position) (e chain.Exported, err error) {
 	if e.Receipt, err = record.DecodeReceipt(p, e.Encoded); err != nil {
 		return e, err
 	}
-	e.BodyAt = p
-	for seq, other := range l.receipts {
-		if r, _ := record.DecodeReceipt(record.Position{Store: p.Store, Seq: seq}, other); r.Body == e.Receipt.Body && seq < e.BodyAt.Seq {
-			e.BodyAt.Seq = seq
-		}
-	}
+	e.BodyAt = record.Position{Store: p.Store, Seq: l.first[e.Receipt.Body]}
 	return e, nil
 }
 
@@ -322,12 +383,13 @@ func (i *fakeIntake) Sync() ([]record.StoreID, error) {
 	stores := map[record.StoreID]bool{}
 	for _, r := range i.taken {
 		l := a.logLocked(r.Position.Store)
-		l.receipts[r.Position.Seq] = r.encoded
+		l.put(&r.Receipt, r.encoded)
 		if r.hasBody {
 			l.bodies[r.Body] = r.body
 		}
 		l.Held = l.Held.Add(r.Position.Seq)
 		l.lost = l.lost.Minus(record.Of(r.Position.Seq, r.Position.Seq))
+		delete(a.rotten, r.Position)
 		stores[r.Position.Store] = true
 	}
 	a.largest = max(a.largest, len(i.taken))

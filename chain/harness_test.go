@@ -82,7 +82,7 @@ const clusterID = "0123456789abcdef0123456789abcdef"
 
 // cluster is several chains on one network, in virtual time.
 type cluster struct {
-	t   *testing.T
+	t   testing.TB
 	net *network
 
 	mu    sync.Mutex
@@ -99,6 +99,8 @@ type node struct {
 	cancel  context.CancelFunc
 	done    chan struct{}
 	wrap    func(net.Conn) net.Conn // of connections after TLS
+	serve   func(net.Conn)          // instead of the chain
+	damaged func(record.Position)
 }
 
 // inCluster runs a test with the nodes given, all started, in a bubble.
@@ -108,24 +110,32 @@ func inCluster(t *testing.T, names string, policies ring.Policies, test func(t *
 		certificateOf(name) // outside of the bubble
 	}
 	synctest.Test(t, func(t *testing.T) {
-		c := &cluster{t: t, net: newNetwork(), nodes: map[string]*node{}, dead: map[string]bool{}}
-		c.view = ring.View{Cluster: clusterID, Epoch: 1, Policies: policies}
-		for i, name := range strings.Fields(names) {
-			c.view.Members = append(c.view.Members, ring.Member{
-				Name: name, ID: name + "-1", Role: ring.Data, State: ring.Active, Addresses: ring.Addresses{Chain: name},
-			})
-			c.nodes[name] = &node{name: name, c: c, archive: newFakeArchive(name, storeOf(i+1))}
-		}
+		c := newCluster(t, names, policies)
 		for _, name := range strings.Fields(names) {
 			c.start(name)
 		}
-		defer func() {
-			for _, n := range c.nodes {
-				n.stop()
-			}
-		}()
+		defer c.stopAll()
 		test(t, c)
 	})
+}
+
+// newCluster makes nodes that do not run yet.
+func newCluster(t testing.TB, names string, policies ring.Policies) *cluster {
+	c := &cluster{t: t, net: newNetwork(), nodes: map[string]*node{}, dead: map[string]bool{}}
+	c.view = ring.View{Cluster: clusterID, Epoch: 1, Policies: policies}
+	for i, name := range strings.Fields(names) {
+		c.view.Members = append(c.view.Members, ring.Member{
+			Name: name, ID: name + "-1", Role: ring.Data, State: ring.Active, Addresses: ring.Addresses{Chain: name},
+		})
+		c.nodes[name] = &node{name: name, c: c, archive: newFakeArchive(name, storeOf(i+1))}
+	}
+	return c
+}
+
+func (c *cluster) stopAll() {
+	for _, n := range c.nodes {
+		n.stop()
+	}
 }
 
 func storeOf(i int) record.StoreID { return record.StoreID(0xa000000000000000 + uint64(i)) }
@@ -152,7 +162,12 @@ func (c *cluster) start(name string) *node {
 		ClientTLS: func(peer string) *tls.Config {
 			return &tls.Config{RootCAs: roots(), ServerName: peer, Certificates: []tls.Certificate{*certificateOf(name)}}
 		},
-		Dial:   func(ctx context.Context, address string) (net.Conn, error) { return c.net.dial(ctx, name, address) },
+		Dial: func(ctx context.Context, address string) (net.Conn, error) { return c.net.dial(ctx, name, address) },
+		Damaged: func(p record.Position) {
+			if n.damaged != nil {
+				n.damaged(p)
+			}
+		},
 		Logger: testLogger(c.t, name),
 	})
 	if err != nil {
@@ -172,7 +187,7 @@ func (c *cluster) start(name string) *node {
 	return n
 }
 
-func testLogger(t *testing.T, name string) *slog.Logger {
+func testLogger(t testing.TB, name string) *slog.Logger {
 	if os.Getenv("CHAIN_TEST_LOG") == "" {
 		return nil
 	}
@@ -204,6 +219,10 @@ func (n *node) frontDoor(ctx context.Context, conn net.Conn) {
 			}
 			_ = conn.SetDeadline(time.Time{})
 			var served net.Conn = secure
+			if n.serve != nil {
+				n.serve(secure)
+				return
+			}
 			if n.wrap != nil {
 				served = n.wrap(served)
 			}
@@ -299,6 +318,12 @@ func (c *cluster) linked() {
 		}
 		return true
 	})
+}
+
+// linkedTo waits for one link.
+func (c *cluster) linkedTo(from, to string) {
+	c.t.Helper()
+	c.within(10*time.Second, "link", func() bool { return c.nodes[from].peer(to).Link.Live })
 }
 
 // holds reports whether all the nodes named hold receipts first to last of a log.

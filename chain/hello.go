@@ -61,6 +61,9 @@ func parseHello(text []byte) (h hello, err error) {
 		if err := checkLog(l.Log); err != nil {
 			return h, fmt.Errorf("hello: %w", err)
 		}
+		if l.Known > maxSeq {
+			return h, fmt.Errorf("hello: log %v: number %v is beyond any log", l.Store, l.Known)
+		}
 	}
 	return h, nil
 }

@@ -26,12 +26,16 @@ func (h *history) note(at time.Time, lacks record.Ranges, keep time.Duration) {
 	}
 }
 
-// at is what was lacking at a time; false when that is before the first moment.
+// at is what was lacking at a time; false when that is before the first
+// moment, which then stands for it.
 func (h *history) at(t time.Time) (record.Ranges, bool) {
 	for i := len(h.moments) - 1; i >= 0; i-- {
 		if m := h.moments[i]; !m.at.After(t) {
 			return m.lacks, true
 		}
 	}
-	return nil, false
+	if len(h.moments) == 0 {
+		return nil, false
+	}
+	return h.moments[0].lacks, false
 }

@@ -47,17 +47,25 @@ type peer struct {
 func (p *peer) live() bool { return p.link != nil && !p.suspect && p.refusal == "" }
 
 func newPeer(m ring.Member) *peer {
-	return &peer{
+	p := &peer{
 		name: m.Name, id: m.ID, address: m.Addresses.Chain, alive: true,
 		state: StateConnecting, since: time.Now(),
 		redial:   make(chan struct{}, 1),
 		rejected: map[record.Position]string{},
 	}
+	if p.address == "" {
+		p.state = StateDisabled
+	}
+	return p
 }
 
 // readView takes the committed view and gossip's opinions.
 func (c *Chain) readView() {
 	view := c.opts.View()
+	alive := map[string]bool{}
+	for _, m := range view.Members {
+		alive[m.Name] = c.opts.Alive(m.Name)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !reflect.DeepEqual(view, c.view) {
@@ -68,7 +76,7 @@ func (c *Chain) readView() {
 		c.readMembersLocked()
 	}
 	for _, p := range c.peers {
-		c.opinionLocked(p, c.opts.Alive(p.name))
+		c.opinionLocked(p, alive[p.name])
 	}
 	c.spreadLocked()
 }
@@ -139,6 +147,10 @@ func (c *Chain) readLogs() {
 		}
 		known.Held = l.Held
 		c.heardOfLocked(l.Store, lastKnown(l))
+	}
+	if own := c.opts.Archive.Store(); own != c.own { // a new log has no placement yet
+		c.own = own
+		c.Wake()
 	}
 	for _, p := range c.peers {
 		p.ring()

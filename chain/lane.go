@@ -72,6 +72,7 @@ func newLane(l *link, to string) *lane {
 // transaction is a container on its way.
 type transaction struct {
 	sent     map[record.StoreID]record.Ranges
+	bare     map[record.StoreID]record.Ranges // of them, without the body
 	receipts uint64
 	bytes    int
 	begun    time.Time
@@ -230,7 +231,7 @@ func (l *lane) settle(t *transaction, r reply) error {
 	for s, seqs := range t.sent {
 		taken := seqs.Intersect(d.held[s])
 		l.link.given[s] = l.link.given[s].Union(taken)
-		l.link.setAsideLocked(s, seqs.Minus(taken), asideShort) // somebody else is giving it those
+		l.leftLocked(s, seqs.Minus(taken), t.bare[s])
 	}
 	l.refused = 0
 	p.traffic.sent(t)
@@ -243,22 +244,23 @@ func (l *lane) settle(t *transaction, r reply) error {
 	return nil
 }
 
-// The replies about one receipt of a container, after which the others can be
-// sent without it: "<code> <position> …".
-const (
-	codeNoBody  = "4.6.1" // it needs its body
-	codeDamaged = "5.6.0" // it is damaged
-)
+// leftLocked decides about receipts that the peer left out of a container: it
+// did not hold the body of those that came bare, so they are sent with it; the
+// others it is just given by somebody else.
+func (l *lane) leftLocked(s record.StoreID, left, bare record.Ranges) {
+	l.link.needBody[s] = l.link.needBody[s].Union(left.Intersect(bare))
+	l.link.setAsideLocked(s, left.Minus(bare), asideShort)
+}
+
+// codeDamaged begins the refusal of a container because of one receipt: "554
+// 5.6.0 <position> …". The others can be sent without it.
+const codeDamaged = "5.6.0"
 
 // refusedLocked decides what follows from a refusal.
 func (l *lane) refusedLocked(t *transaction, r reply) {
 	c, p := l.link.c, l.link.peer
 	c.metrics.refusals.WithLabelValues(p.name).Inc()
-	if code, at, ok := r.about(); ok && t.has(at) {
-		if code == codeNoBody && !l.link.needBody[at] {
-			l.link.needBody[at] = true
-			return
-		}
+	if at, ok := r.damaged(); ok && t.has(at) {
 		c.log.Error("the peer does not take a receipt; the others go on", slog.String("peer", p.name), slog.String("position", at.String()), slog.Any("err", r))
 		p.reject(at, r.Error())
 		l.link.setAsideLocked(at.Store, record.Of(at.Seq, at.Seq), asideLong)

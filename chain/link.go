@@ -29,7 +29,7 @@ type link struct {
 	given    map[record.StoreID]record.Ranges // what the peer took in this session
 	history  map[record.StoreID]*history      // what the peer lacked, for standbys
 	aside    []aside                          // not to be sent for a while
-	needBody map[record.Position]bool         // to be sent with its body in any case
+	needBody map[record.StoreID]record.Ranges // to be sent with their bodies in any case
 	liveFull bool                             // the live lane has more than it may send: bulk makes room
 }
 
@@ -111,7 +111,7 @@ func newLink(c *Chain, p *peer, boot string, end context.CancelCauseFunc) *link 
 		large:    map[record.StoreID]record.Ranges{},
 		given:    map[record.StoreID]record.Ranges{},
 		history:  map[record.StoreID]*history{},
-		needBody: map[record.Position]bool{},
+		needBody: map[record.StoreID]record.Ranges{},
 	}
 	l.live, l.bulk = newLane(l, toLive), newLane(l, toBulk)
 	return l
@@ -136,24 +136,30 @@ func (c *Chain) linkUp(l *link, said hello) {
 func (c *Chain) linkDown(p *peer, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	state := StateConnecting
-	_, isUnfit := errors.AsType[unfitError](err)
-	if said, isReply := errors.AsType[reply](err); isUnfit || isReply && said.code != 421 {
-		state = StateRefused
-	}
-	if p.address == "" {
-		state = StateDisabled
-	}
-	if problem := err.Error(); p.link != nil || problem != p.problem {
+	wasUp := p.link != nil
+	if err != errStopping && (wasUp || err.Error() != p.problem) {
 		c.log.Warn("no chain link", slog.String("peer", p.name), slog.String("address", p.address), slog.Any("err", err))
 	}
-	wasUp := p.link != nil
 	p.link, p.refusal = nil, ""
-	p.setLocked(state, err.Error())
+	if p.state != StateDisabled {
+		p.setLocked(stateAfter(err), err.Error())
+	}
 	if wasUp {
 		c.metrics.linkBreaks.WithLabelValues(p.name).Inc()
 		c.spreadLocked()
 	}
+}
+
+// stateAfter is the state of a link that could not be made or has ended. A peer
+// that answers and says no is another matter than one that does not answer.
+func stateAfter(err error) string {
+	if _, isUnfit := errors.AsType[unfitError](err); isUnfit {
+		return StateRefused
+	}
+	if said, isReply := errors.AsType[reply](err); isReply && said.code != 421 {
+		return StateRefused
+	}
+	return StateConnecting
 }
 
 func (p *peer) setLocked(state, problem string) {
@@ -179,6 +185,17 @@ func (l *link) poll(ctx context.Context, control *client) error {
 		}
 		l.c.learn(l.peer.name, said, true)
 		l.answered(said)
+		// The peer does the waiting; one that does not must not keep both busy.
+		gap := pollGap
+		if ask.Eager {
+			gap = eagerPause
+		}
+		if early := gap - time.Since(ask.Time); early > 0 {
+			select {
+			case <-ctx.Done():
+			case <-time.After(early):
+			}
+		}
 	}
 }
 
@@ -206,7 +223,7 @@ func (l *link) noteLocked(now time.Time) {
 			l.history[s] = h
 		}
 		lacks := log.Held.Intersect(kept(log.duties, l.peer.name)).Minus(l.peer.belief.held(s))
-		h.note(now, lacks, 2*standby*time.Duration(len(l.c.view.Members)))
+		h.note(now, lacks, lumps+2*standby*time.Duration(len(l.c.view.Members)))
 	}
 }
 

@@ -89,6 +89,7 @@ type pipe struct {
 	cond     *sync.Cond
 	buf      []byte
 	closed   bool // by either end
+	ended    bool // by the writer, who still reads
 	read     deadline
 	write    deadline
 }
@@ -149,7 +150,7 @@ func (c *conn) Read(b []byte) (int, error) {
 			p.buf = p.buf[n:]
 			p.cond.Broadcast()
 			return n, nil
-		case p.closed && !silent:
+		case (p.closed || p.ended) && !silent:
 			return 0, io.EOF
 		}
 		p.cond.Wait()
@@ -194,6 +195,15 @@ func (c *conn) Close() error {
 		p.cond.Broadcast()
 		p.mu.Unlock()
 	}
+	return nil
+}
+
+// CloseWrite tells the other end that no more comes.
+func (c *conn) CloseWrite() error {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	c.out.ended = true
+	c.out.cond.Broadcast()
 	return nil
 }
 

@@ -84,8 +84,10 @@ type Intake interface {
 	// Log notes origin and placements of a log.
 	Log(record.Log) error
 	// Receipt begins a receipt, after ending the one before it. Where want is
-	// false it is held already and its chunks are not asked for. ErrNoBody is
-	// about p; ErrCorrupt is about the one before it.
+	// false it is held already, or being taken elsewhere, and its chunks are
+	// not asked for. With ErrNoBody the receipt is left out and the intake goes
+	// on; every other error is final, and ErrCorrupt is about the receipt
+	// before.
 	Receipt(p record.Position, encoded []byte, hasBody bool) (want bool, err error)
 	// Chunk is the next part of the body of the last receipt, as stored.
 	Chunk(stored []byte) error
@@ -97,8 +99,8 @@ type Intake interface {
 	Discard()
 }
 
-// Options are what a Chain needs. All fields but Alive, Logger, Registerer and
-// MaxMessage must be set.
+// Options are what a Chain needs. All fields but Alive, Damaged, Logger,
+// Registerer and MaxMessage must be set.
 type Options struct {
 	Name    string // of this node
 	Version string // of the program, shown to peers
@@ -111,6 +113,10 @@ type Options struct {
 	// nothing alone: a member that is thought dead is asked at once by the
 	// link, and routed around until it answers.
 	Alive func(name string) bool
+	// Damaged is told of a receipt whose body could not be read to be sent;
+	// nil: nobody. When the archive finds the same and leaves it out of what
+	// it holds, the peers give it back.
+	Damaged func(record.Position)
 	// ClientTLS is the configuration for a connection to a peer: it must make
 	// sure that the other end is that peer.
 	ClientTLS  func(peer string) *tls.Config
@@ -139,6 +145,9 @@ func (o *Options) settle() error {
 	if o.Alive == nil {
 		o.Alive = func(string) bool { return true }
 	}
+	if o.Damaged == nil {
+		o.Damaged = func(record.Position) {}
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -148,10 +157,11 @@ func (o *Options) settle() error {
 // The times and sizes of the link. They are the same on every node, so they
 // are no settings.
 const (
-	pollEvery    = time.Second     // how often a peer is asked for its holdings
-	patience     = 2 * time.Second // a reply may take this long …
-	slowest      = 1_000_000       // … and a second more for each this many bytes
-	connectTime  = 5 * time.Second // for dialling, TLS and the greeting
+	pollEvery    = time.Second            // how often a peer is asked for its holdings
+	pollGap      = 100 * time.Millisecond // between two polls, if it answers at once
+	patience     = 2 * time.Second        // a reply may take this long …
+	slowest      = 1_000_000              // … and a second more for each this many bytes
+	connectTime  = 5 * time.Second        // for dialling, TLS and the greeting
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 5 * time.Second
 	keepalive    = 15 * time.Second // after which an idle lane is tried
@@ -161,4 +171,5 @@ const (
 	asideShort   = time.Second      // until a receipt that was not taken is tried again
 	asideLong    = time.Minute      // the same, for one that is damaged
 	bulkYield    = 250 * time.Millisecond
+	eagerPause   = 2 * time.Millisecond // between two replies to eager hellos
 )

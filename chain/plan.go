@@ -70,13 +70,8 @@ type question struct {
 	held     record.Ranges                             // what to holds
 	live     func(name string) bool                    // true for self
 	holds    func(name string) record.Ranges           // what another holds
-	past     func(time.Duration) (record.Ranges, bool) // what to lacked that long ago; false: that long ago nothing was known
+	past     func(time.Duration) (record.Ranges, bool) // what to lacked that long ago; false: it is not known, this is the first that is
 	given    record.Ranges                             // what self has sent to since past begins
-}
-
-// lacks is what to should hold and self could give.
-func (q question) lacks() record.Ranges {
-	return q.mine.Intersect(kept(q.duties, q.to)).Minus(q.held)
 }
 
 // answer is what to send, including what is on its way already.
@@ -119,16 +114,28 @@ func (q question) turn(lacks record.Ranges, better []string, wait time.Duration)
 	if len(stuck) == 0 || len(better) == 0 {
 		return stuck
 	}
-	if before, ok := q.past(2 * wait); ok {
-		long := recent.Intersect(before)
-		if headway := long.Minus(lacks).Minus(q.given); len(headway) == 0 {
-			return stuck
-		}
+	if !q.headway(lacks, wait, wait) && !q.headway(lacks, lumps, wait) {
+		return stuck
 	}
 	for _, name := range better {
 		stuck = stuck.Minus(q.holds(name))
 	}
 	return stuck
+}
+
+// lumps is how far apart the steps of a slow but steady feeder may be.
+const lumps = 10 * time.Second
+
+// headway reports whether to has been given, by others, anything that it had
+// been lacking for some time before a window that ends now. In the first
+// moments of a session nobody can tell; then it is assumed.
+func (q question) headway(lacks record.Ranges, window, before time.Duration) bool {
+	then, _ := q.past(window)
+	long, ok := q.past(window + before)
+	if !ok && window == before {
+		return true
+	}
+	return len(long.Intersect(then).Minus(lacks).Minus(q.given)) > 0
 }
 
 // cut takes at most n numbers from the front of a set.

@@ -38,7 +38,7 @@ func (s *server) hello(body *bodyReader) func() reply {
 	return func() reply {
 		s.await(h)
 		// The next one waits for what changes from here on.
-		s.changed = c.opts.Archive.Changed()
+		s.changed, s.told = c.opts.Archive.Changed(), time.Now()
 		text, err := c.introduce(h.Protocol).encode()
 		if err != nil {
 			return says(451, "4.3.0 %v", err)
@@ -60,7 +60,16 @@ func (s *server) await(h hello) {
 	}
 	select {
 	case <-timer.C:
+		return
 	case <-changed:
+	case <-s.ctx.Done():
+		return
+	}
+	// Many changes that come together are told together.
+	rest := time.NewTimer(eagerPause - min(time.Since(s.told), eagerPause))
+	defer rest.Stop()
+	select {
+	case <-rest.C:
 	case <-s.ctx.Done():
 	}
 }
@@ -87,6 +96,7 @@ func (c *Chain) receive(ctx context.Context, peer string, body io.Reader) func()
 		return func() reply { return r }
 	}
 	return func() reply {
+		defer in.intake.Discard()
 		if _, err := in.intake.Sync(); err != nil {
 			return in.refusal(err)
 		}
@@ -144,10 +154,10 @@ func (in *incoming) frame(f frame) (err error) {
 	}
 	in.want, err = in.intake.Receipt(f.position, f.encoded, f.hasBody)
 	switch {
-	case errors.Is(err, ErrCorrupt):
-		return in.about(err, in.at)
+	case errors.Is(err, ErrNoBody): // it is left out; the sender sees that and sends it with its body
+		return nil
 	case err != nil:
-		return in.about(err, f.position)
+		return in.about(err, in.at)
 	}
 	in.at = f.position
 	in.receipts++
@@ -170,7 +180,7 @@ func (e positionError) Unwrap() error { return e.err }
 
 // about says which receipt an error is about, where it is about one.
 func (in *incoming) about(err error, at record.Position) error {
-	if err != nil && (errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNoBody)) {
+	if errors.Is(err, ErrCorrupt) {
 		return positionError{at, err}
 	}
 	return err
@@ -185,8 +195,6 @@ func (in *incoming) refusal(err error) reply {
 		return says(554, "5.5.2 %s", text)
 	case errors.Is(err, ErrCorrupt):
 		return says(554, "%s %s", codeDamaged, text)
-	case errors.Is(err, ErrNoBody):
-		return says(451, "%s %s", codeNoBody, text)
 	case errors.Is(err, ErrFull):
 		return says(452, "4.3.1 %s", text)
 	case errors.Is(err, errCutOff):
@@ -203,12 +211,13 @@ func printable(r rune) rune {
 	return r
 }
 
-// about is the receipt that a refusal is about, and its enhanced code.
-func (r reply) about() (code string, at record.Position, ok bool) {
-	words := strings.SplitN(r.lines[0], " ", 3)
-	if len(words) < 2 || words[0] != codeNoBody && words[0] != codeDamaged {
-		return "", at, false
+// damaged is the receipt because of which a container was refused, if it was
+// because of one.
+func (r reply) damaged() (at record.Position, ok bool) {
+	words := strings.Fields(r.lines[0])
+	if len(words) < 2 || words[0] != codeDamaged {
+		return at, false
 	}
 	at, err := record.ParsePosition(words[1])
-	return words[0], at, err == nil
+	return at, err == nil
 }

@@ -95,7 +95,7 @@ var (
 
 // send makes and sends a container of a batch. Its error is the connection's.
 func (s *sender) send(b batch) error {
-	s.t = &transaction{sent: map[record.StoreID]record.Ranges{}}
+	s.t = &transaction{sent: map[record.StoreID]record.Ranges{}, bare: map[record.StoreID]record.Ranges{}}
 	s.w = newContainerWriter(segment, func(bytes []byte) error { return s.segment(bytes, false) })
 	s.history = s.lane.to == toBulk && !b[0].live
 	s.bodies = map[record.Position]bool{}
@@ -159,7 +159,9 @@ func (s *sender) add(p record.Position) error {
 		return s.lane.unreadable(p, err)
 	}
 	s.t.sent[p.Store] = before.Add(p.Seq)
-	if body {
+	if !body {
+		s.t.bare[p.Store] = s.t.bare[p.Store].Add(p.Seq)
+	} else {
 		var sending error
 		err := archive.Chunks(p.Store, e.Receipt.Body, func(stored []byte) error {
 			sending = s.w.chunk(stored)
@@ -237,6 +239,9 @@ func (l *lane) refusedEarly(t *transaction) {
 // one that is about more than this receipt.
 func (l *lane) unreadable(p record.Position, err error) error {
 	c := l.link.c
+	if errors.Is(err, ErrCorrupt) {
+		c.opts.Damaged(p) // may change what is held
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l.link.onTheWay[p.Store] = l.link.onTheWay[p.Store].Minus(record.Of(p.Seq, p.Seq))
@@ -273,7 +278,7 @@ func (l *lane) needsBody(p, bodyAt record.Position) bool {
 	c := l.link.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if l.link.needBody[p] {
+	if l.link.needBody[p.Store].Has(p.Seq) {
 		return true
 	}
 	return !l.link.peer.belief.held(bodyAt.Store).Has(bodyAt.Seq) &&

@@ -114,13 +114,14 @@ type server struct {
 	out    chan func() reply
 	errors int
 
-	greeted bool   // EHLO was said
-	known   bool   // so was hello: the peer is of this cluster
-	from    bool   // MAIL
-	to      string // RCPT
-	failed  bool   // the transaction failed; what is left of it is skipped
-	pending string // a command that was read while a container was expected
-	changed <-chan struct{}
+	greeted bool            // EHLO was said
+	known   bool            // so was hello: the peer is of this cluster
+	from    bool            // MAIL
+	to      string          // RCPT
+	failed  bool            // the transaction failed; what is left of it is skipped
+	pending string          // a command that was read while a container was expected
+	changed <-chan struct{} // since the last hello's reply
+	told    time.Time       // when that was
 }
 
 var errQuit = errors.New("QUIT")

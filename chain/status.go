@@ -68,7 +68,7 @@ type LinkStatus struct {
 // Backlog is what a member should hold and does not.
 type Backlog struct {
 	Receipts uint64
-	InFlight uint64     // of those: so new that they are on their way
+	InFlight uint64     // of Receipts: not lost, and so new that they are on their way
 	Bytes    *int64     // nil: not known
 	Oldest   *time.Time // when the oldest came into the cluster; nil: not known
 	Lost     uint64     // of Receipts: held by no member that can be reached
@@ -163,7 +163,7 @@ func (c *Chain) backlogLocked(name string) *Backlog {
 		sum.Logs = append(sum.Logs, l)
 		sum.Receipts += l.Receipts
 		sum.Lost += l.Lost
-		sum.InFlight += above(lacks, c.logs[s].settled()).Count()
+		sum.InFlight += above(lacks.Minus(lost), c.logs[s].settled()).Count()
 		for _, r := range lost {
 			if len(sum.LostAt) < 100 {
 				sum.LostAt = append(sum.LostAt, s.String()+":"+r.String())

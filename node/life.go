@@ -130,8 +130,11 @@ func (n *Node) finishDraining(ctx context.Context, view ring.View) error {
 // positions must never be used twice, so unless all others agree that they know
 // no more of it than this node does, a new one begins.
 func (n *Node) settle(ctx context.Context) error {
-	if n.chain.Confirm(ctx) || ctx.Err() != nil {
+	if n.chain.Confirm(ctx) {
 		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	old := n.archive.Store()
 	store, err := n.archive.StartLog()

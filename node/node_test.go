@@ -2,7 +2,6 @@ package node_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -20,68 +19,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"chainmail/node"
 	"chainmail/node/api"
 	"chainmail/node/client"
+	"chainmail/testcluster/support"
 )
-
-func testConfig(t *testing.T) node.Config {
-	t.Helper()
-	// Not t.TempDir: its path may be too long for a socket.
-	dir, err := os.MkdirTemp("", "chainmail")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	c := node.Default()
-	c.Name = "test"
-	c.DataDir = filepath.Join(dir, "data")
-	c.SMTP = "127.0.0.1:0"
-	c.HTTP = "127.0.0.1:0"
-	c.Chain, c.Gossip, c.Raft = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	c.Disk.MinFree = node.MiB
-	return c.Complete()
-}
-
-// running is a node that a test started.
-type running struct {
-	*node.Node
-	config node.Config
-	api    *client.Client
-	stop   context.CancelFunc // asks it to end
-	wait   func() error       // until it has
-}
-
-func start(t *testing.T, c node.Config) running {
-	t.Helper()
-	ready := make(chan struct{})
-	n, err := node.New(c, node.Options{Version: "v1", Ready: func() { close(ready) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	r := running{n, c, client.New(node.SocketPath(c.DataDir)), stop, sync.OnceValue(func() error { return <-done })}
-	t.Cleanup(func() {
-		r.api.Close()
-		stop()
-		if err := r.wait(); err != nil {
-			t.Errorf("the node ended with: %v", err)
-		}
-	})
-	select {
-	case <-ready:
-	case err := <-done:
-		done <- err
-		t.Fatalf("the node did not start: %v", err)
-	}
-	return r
-}
 
 const hello = "From: ann@example.com\r\nTo: bob@example.com\r\nSubject: Hello\r\n\r\nHello Bob\r\n"
 
@@ -93,18 +38,16 @@ func send(t *testing.T, addr, text string) {
 }
 
 func TestMailComesBackAfterARestart(t *testing.T) {
-	c := testConfig(t)
-	first := start(t, c)
+	c := support.Config(t).Complete()
+	first := support.Start(t, c)
 	send(t, first.Addrs()["smtp"], hello)
-	first.api.Close()
-	first.stop()
-	if err := first.wait(); err != nil {
+	if err := first.End(); err != nil {
 		t.Fatalf("ended with %v", err)
 	}
 
-	second := start(t, c)
+	second := support.Start(t, c)
 	var found []api.Message
-	for m, err := range second.api.Messages(t.Context(), client.Query{Subject: true}) {
+	for m, err := range second.Client.Messages(t.Context(), client.Query{Subject: true}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,7 +56,7 @@ func TestMailComesBackAfterARestart(t *testing.T) {
 	if len(found) != 1 || found[0].Subject != "Hello" || found[0].Receipts[0].Connector != "smtp" {
 		t.Fatalf("found %+v", found)
 	}
-	body, err := second.api.Raw(t.Context(), found[0].SHA256)
+	body, err := second.Client.Raw(t.Context(), found[0].SHA256)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,8 +67,8 @@ func TestMailComesBackAfterARestart(t *testing.T) {
 }
 
 func TestSecondNodeOnADirectoryIsRefused(t *testing.T) {
-	c := testConfig(t)
-	start(t, c)
+	c := support.Config(t).Complete()
+	support.Start(t, c)
 	second, err := node.New(c, node.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +90,7 @@ func TestTakenPortIsRefusedAndLeavesTheDirectoryFree(t *testing.T) {
 		"HTTP": func(c *node.Config) { c.HTTP = l.Addr().String() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := testConfig(t)
+			c := support.Config(t).Complete()
 			taken := c
 			taken.Connectors = append([]node.Connector{}, c.Connectors...)
 			take(&taken)
@@ -158,13 +101,13 @@ func TestTakenPortIsRefusedAndLeavesTheDirectoryFree(t *testing.T) {
 			if err := n.Run(t.Context()); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
 				t.Errorf("got %v, which does not name the address", err)
 			}
-			start(t, c)
+			support.Start(t, c)
 		})
 	}
 }
 
 func TestReadinessAndMetrics(t *testing.T) {
-	r := start(t, testConfig(t))
+	r := support.Start(t, support.Config(t).Complete())
 	base := "http://" + r.Addrs()["http"]
 	if code, body := get(t, base+"/readyz"); code != http.StatusOK || !strings.Contains(body, api.StateActive) {
 		t.Errorf("/readyz: %d %s", code, body)
@@ -172,7 +115,7 @@ func TestReadinessAndMetrics(t *testing.T) {
 	send(t, r.Addrs()["smtp"], hello)
 	_, metrics := get(t, base+"/metrics")
 	for _, want := range []string{
-		`chainmail_build_info{node="test",version="v1"} 1`, "chainmail_archive_receipts_total 1",
+		`chainmail_build_info{node="test",version="test"} 1`, "chainmail_archive_receipts_total 1",
 		"go_goroutines", "process_resident_memory_bytes",
 	} {
 		if !strings.Contains(metrics, want) {
@@ -199,16 +142,16 @@ func get(t *testing.T, url string) (int, string) {
 // a mail: the first is told 421, the second finishes and is archived, and
 // /readyz says no as long as that takes.
 func TestDrain(t *testing.T) {
-	c := testConfig(t)
-	r := start(t, c)
-	idle, busy := dial(t, r), dial(t, r)
-	busy.say(t, "MAIL FROM:<ann@example.com>", "250")
-	busy.say(t, "RCPT TO:<bob@example.com>", "250")
-	busy.say(t, "DATA", "354")
-	busy.write(t, hello[:40])
+	c := support.Config(t).Complete()
+	r := support.Start(t, c)
+	idle, busy := support.Dial(t, r.Addrs()["smtp"], "HELO client"), support.Dial(t, r.Addrs()["smtp"], "HELO client")
+	busy.Say("MAIL FROM:<ann@example.com>", "250")
+	busy.Say("RCPT TO:<bob@example.com>", "250")
+	busy.Say("DATA", "354")
+	busy.Write([]byte(hello[:40]))
 
-	r.stop()
-	idle.expect(t, "421")
+	r.Stop()
+	idle.Expect("421")
 	if code, body := get(t, "http://"+r.Addrs()["http"]+"/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, api.StateDraining) {
 		t.Errorf("/readyz while draining: %d %s", code, body)
 	}
@@ -216,77 +159,25 @@ func TestDrain(t *testing.T) {
 		conn.Close()
 		t.Error("a draining node takes new connections")
 	}
-	busy.write(t, hello[40:]+".\r\n")
-	busy.expect(t, "250")
-	if err := r.wait(); err != nil {
+	busy.Write([]byte(hello[40:] + ".\r\n"))
+	busy.Expect("250")
+	if err := r.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	again := start(t, c)
-	s, err := again.api.Status(t.Context())
+	again := support.Start(t, c)
+	s, err := again.Client.Status(t.Context())
 	if err != nil || s.Messages != 1 {
 		t.Errorf("%d messages after the drain, %v", s.Messages, err)
 	}
 }
 
 func TestConfigurationAtFault(t *testing.T) {
-	c := testConfig(t)
+	c := support.Config(t).Complete()
 	c.HTTP = "nowhere"
 	_, err := node.New(c, node.Options{})
 	if problems, ok := errors.AsType[node.Problems](err); !ok || problems[0].Key != "http" {
 		t.Errorf("got %v", err)
 	}
-}
-
-// dialogue is a plain SMTP client.
-type dialogue struct{ net.Conn }
-
-func dial(t *testing.T, r running) dialogue {
-	t.Helper()
-	conn, err := net.Dial("tcp", r.Addrs()["smtp"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	d := dialogue{conn}
-	if err := d.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	d.expect(t, "220")
-	d.say(t, "HELO client", "250")
-	return d
-}
-
-func (d dialogue) write(t *testing.T, s string) {
-	t.Helper()
-	if _, err := io.WriteString(d, s); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (d dialogue) say(t *testing.T, line, code string) {
-	t.Helper()
-	d.write(t, line+"\r\n")
-	d.expect(t, code)
-}
-
-// expect reads one reply line and wants its code.
-func (d dialogue) expect(t *testing.T, code string) {
-	t.Helper()
-	if line := d.line(t); !strings.HasPrefix(line, code) {
-		t.Fatalf("got %q, want %s", line, code)
-	}
-}
-
-// line reads byte by byte, so that nothing of the next reply is lost.
-func (d dialogue) line(t *testing.T) string {
-	t.Helper()
-	var line []byte
-	for b := make([]byte, 1); b[0] != '\n'; line = append(line, b[0]) {
-		if _, err := d.Read(b); err != nil {
-			t.Fatalf("after %q: %v", line, err)
-		}
-	}
-	return string(line)
 }
 
 const journalReport = "From: <postmaster@example.com>\r\n" +
@@ -313,7 +204,7 @@ const journalReport = "From: <postmaster@example.com>\r\n" +
 // TestConnectors tells that what the configuration says of connectors reaches
 // them: TLS, LMTP on a unix socket, journal reports, allow-lists and limits.
 func TestConnectors(t *testing.T) {
-	c := testConfig(t)
+	c := support.Config(t).Complete()
 	cert, key := newCertificate(t, filepath.Dir(c.DataDir))
 	socket := filepath.Join(filepath.Dir(c.DataDir), "lmtp")
 	c.Limits.MaxMessageSize = 4 * node.KiB
@@ -322,7 +213,7 @@ func TestConnectors(t *testing.T) {
 		{Name: "local", Kind: node.KindLMTP, Listen: "unix:" + socket},
 		{Name: "exchange", Listen: "127.0.0.1:0", Journal: node.JournalExchange, Allow: node.Allow{Recipients: []string{"archive.example.com"}}},
 	}
-	r := start(t, c.Complete())
+	r := support.Start(t, c.Complete())
 
 	t.Run("starttls", func(t *testing.T) {
 		s, err := smtp.Dial(r.Addrs()["smtp"])
@@ -342,23 +233,14 @@ func TestConnectors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		d := dialogue{conn}
-		d.expect(t, "220")
-		d.write(t, "LHLO client\r\n")
-		for line := ""; !strings.HasPrefix(line, "250 "); {
-			line = d.line(t)
-		}
+		d := support.Greet(t, conn, "LHLO client")
 		for _, line := range []string{"MAIL FROM:<ann@example.com>", "RCPT TO:<bob@example.com>", "RCPT TO:<carl@example.com>"} {
-			d.say(t, line, "250")
+			d.Say(line, "250")
 		}
-		d.say(t, "DATA", "354")
-		d.write(t, "Subject: local\r\n\r\n.\r\n")
-		d.expect(t, "250")
-		d.expect(t, "250")
+		d.Say("DATA", "354")
+		d.Write([]byte("Subject: local\r\n\r\n.\r\n"))
+		d.Expect("250")
+		d.Expect("250")
 	})
 	t.Run("journal", func(t *testing.T) {
 		addr := r.Addrs()["exchange"]
@@ -366,7 +248,7 @@ func TestConnectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		inner := sha256.Sum256([]byte(hello))
-		m, err := r.api.Message(t.Context(), hex.EncodeToString(inner[:]))
+		m, err := r.Client.Message(t.Context(), hex.EncodeToString(inner[:]))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -405,11 +287,11 @@ func newCertificate(t *testing.T, dir string) (certFile, keyFile string) {
 
 // TestNewCertificateIsUsed: a renewed certificate needs no restart.
 func TestNewCertificateIsUsed(t *testing.T) {
-	c := testConfig(t)
+	c := support.Config(t).Complete()
 	dir := filepath.Dir(c.DataDir)
 	cert, key := newCertificate(t, dir)
 	c.Connectors = []node.Connector{{Name: "smtp", TLS: node.TLS{Mode: node.TLSImplicit, Cert: cert, Key: key}}}
-	r := start(t, c.Complete())
+	r := support.Start(t, c.Complete())
 	offered := func() string {
 		conn, err := tls.Dial("tcp", r.Addrs()["smtp"], &tls.Config{InsecureSkipVerify: true})
 		if err != nil {

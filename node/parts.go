@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
 
@@ -45,11 +46,20 @@ func (n *Node) chainOptions() chain.Options {
 		Archive:    replica{n.archive},
 		View:       n.members.View,
 		Alive:      n.members.Alive,
+		Damaged:    n.damaged,
 		ClientTLS:  n.members.ClientTLS,
 		Dial:       func(ctx context.Context, address string) (net.Conn, error) { return network.Dial(ctx, "tcp", address) },
 		MaxMessage: int64(n.config.Limits.MaxMessageSize),
 		Logger:     n.log,
 		Registerer: n.registry,
+	}
+}
+
+// damaged checks a receipt that could not be read to be sent: so it shows in
+// status, is no longer held, and is given back by a peer.
+func (n *Node) damaged(p record.Position) {
+	if _, err := n.archive.Check(p); err != nil {
+		n.log.Warn("a damaged receipt could not be checked", slog.String("position", p.String()), slog.Any("err", err))
 	}
 }
 
@@ -140,11 +150,39 @@ func (n *Node) chainConnector() smtpd.Connector {
 		TLSConfig: n.doorTLS(),
 		Clients:   n.config.ChainAllow,
 		Peer:      n.members.PeerOf,
-		Serve:     n.chain.Serve,
+		Serve:     n.servePeer,
 	}
 }
 
 const chainConnector = "chain"
+
+// servePeer hands a peer's connection to the chain, for as long as the
+// certificate by which it came is that of a member.
+func (n *Node) servePeer(ctx context.Context, conn net.Conn, peer string) {
+	ctx, dismiss := context.WithCancel(ctx)
+	defer dismiss()
+	if secure, ok := conn.(*tls.Conn); ok {
+		go n.dismissStranger(ctx, secure.ConnectionState(), dismiss)
+	}
+	n.chain.Serve(ctx, conn, peer)
+}
+
+// dismissStranger waits until a peer is no member any more, or ctx ends.
+func (n *Node) dismissStranger(ctx context.Context, state tls.ConnectionState, dismiss context.CancelFunc) {
+	for {
+		changed := n.members.Changed()
+		if _, err := n.members.PeerOf(state); err != nil {
+			n.log.Info("connection of a peer ended: it is no member any more", slog.Any("err", err))
+			dismiss()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
 
 // doorTLS is for doors at which others than members may knock, too. Who the
 // client is, they ask when it wants something: so a node that was removed is

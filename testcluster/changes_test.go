@@ -3,8 +3,6 @@ package testcluster_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,25 +26,6 @@ func splitLost(at string) (record.StoreID, record.Ranges, error) {
 	return id, r, err
 }
 
-// await waits until a node sees a member in a state; "left": not at all.
-func await(c *testcluster.Cluster, seer, name, state string) {
-	c.Eventually(5*time.Minute, fmt.Sprintf("%s sees %s %s", seer, name, state), func() error {
-		v, err := c.View(seer)
-		if err != nil {
-			return err
-		}
-		i := slices.IndexFunc(v.Members, func(m api.Member) bool { return m.Name == name })
-		now := "left"
-		if i >= 0 {
-			now = v.Members[i].State
-		}
-		if now != state {
-			return fmt.Errorf("%s is %s", name, now)
-		}
-		return nil
-	})
-}
-
 func drain(c *testcluster.Cluster, name string) {
 	c.Change("drain "+name, func(ctx context.Context, a *client.Client) (api.Changed, error) { return a.Drain(ctx, name) })
 }
@@ -61,7 +40,7 @@ func TestJoinUnderLoad(t *testing.T) {
 		c.Join("c")
 		c.Send("c", 10)
 		stopNew := c.Load("c")
-		await(c, "a", "c", api.StateActive)
+		c.Await("a", "c", api.StateActive)
 		time.Sleep(2 * time.Second)
 		stop()
 		stopNew()
@@ -77,17 +56,17 @@ func TestJoinInterrupted(t *testing.T) {
 			testcluster.Virtual(t, testcluster.Options{Nodes: 2, Replicas: testcluster.All}, func(t *testing.T, c *testcluster.Cluster) {
 				slow := int64(200_000)
 				c.Set(api.PolicyChange{BackfillRate: &slow})
-				c.Send("a", 100)
-				c.Send("b", 100)
+				c.Send("a", 50)
+				c.Send("b", 50)
 				c.Join("c")
 				stop := c.Load("a", "b", "c")
 				for n := range 2 {
 					c.KillAtSync(dies, 5+20*n)
-					time.Sleep(5 * time.Second)
+					time.Sleep(3 * time.Second)
 					c.Start(dies)
 				}
 				stop()
-				await(c, "b", "c", api.StateActive)
+				c.Await("b", "c", api.StateActive)
 				c.Check()
 			})
 		})
@@ -105,7 +84,7 @@ func TestDrain(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		drain(c, "b")
 		c.Leave("b")
-		await(c, "a", "b", "left")
+		c.Await("a", "b", testcluster.Left)
 		stop()
 		c.Check()
 	})
@@ -124,10 +103,10 @@ func TestDrainInterrupted(t *testing.T) {
 				}
 				drain(c, "b")
 				c.KillAtSync(dies, 3)
-				time.Sleep(5 * time.Second)
+				time.Sleep(3 * time.Second)
 				c.Start(dies)
 				c.Leave("b")
-				await(c, "a", "b", "left")
+				c.Await("a", "b", testcluster.Left)
 				c.Check()
 			})
 		})
@@ -143,9 +122,9 @@ func TestRemoveTheDead(t *testing.T) {
 		}
 		c.Settle()
 		c.Kill("d")
-		await(c, "a", "d", api.StateUnreachable)
+		c.Await("a", "d", api.StateUnreachable)
 		c.Change("remove d", func(ctx context.Context, a *client.Client) (api.Changed, error) { return a.Remove(ctx, "d", "") })
-		await(c, "a", "d", "left")
+		c.Await("a", "d", testcluster.Left)
 		c.Check()
 	})
 }
@@ -158,7 +137,7 @@ func TestRingMove(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		c.Change("move a after c", func(ctx context.Context, a *client.Client) (api.Changed, error) { return a.Move(ctx, "a", "c") })
 		c.KillAtSync("c", 10)
-		time.Sleep(5 * time.Second)
+		time.Sleep(3 * time.Second)
 		c.Start("c")
 		stop()
 		v, err := c.View("b")

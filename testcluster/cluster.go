@@ -84,6 +84,8 @@ type backend interface {
 	// join makes an empty node a member by way of the member peer; it does not
 	// run then.
 	join(ctx context.Context, name, peer, token string, replace bool) error
+	// recover makes a node that does not run the only member of its cluster.
+	recover(ctx context.Context, name string) error
 	// dial connects to the SMTP port of a node. It is called by any goroutine.
 	dial(ctx context.Context, name string) (net.Conn, error)
 	// client asks the admin socket of a node. It is called by any goroutine.
@@ -143,8 +145,29 @@ func form(t testing.TB, o Options, n *netsim.Network, b backend) *Cluster {
 	if o.Witness {
 		c.JoinWitness(Witness)
 	}
+	c.Eventually(patience, "all votes are given", c.voteless)
 	c.Settle()
 	return c
+}
+
+// voteless says which votes are missing: while there is one voter alone, the
+// death of another node is no loss of a quorum.
+func (c *Cluster) voteless() error {
+	v, err := c.View(Name(0))
+	if err != nil {
+		return err
+	}
+	want := len(v.Members)
+	switch {
+	case want > 4:
+		want = 5
+	case want > 2:
+		want = 3
+	}
+	if len(v.Voters) != want {
+		return fmt.Errorf("the voters are %v, want %d", v.Voters, want)
+	}
+	return nil
 }
 
 // policies are those that differ from a new cluster's.
@@ -316,7 +339,7 @@ func (c *Cluster) joinAs(name string, role node.Role) {
 }
 
 // Replace gives a node that does not run an empty disk, lets it take the place
-// of the node that it was, and starts it.
+// of the node that it was, once the others see that it is gone, and starts it.
 func (c *Cluster) Replace(name string) {
 	c.t.Helper()
 	c.Wipe(name)
@@ -331,14 +354,32 @@ func (c *Cluster) enter(name string, replace bool) {
 	peer := c.Running()[0]
 	token, err := c.Client(peer).JoinToken(ctx, time.Hour)
 	c.must(err, "get a join token of %s", peer)
-	c.must(c.backend.join(ctx, name, peer, token.Token, replace), "let %s join by way of %s", name, peer)
+	// Gossip takes longer to give up a node than the links to it.
+	c.Eventually(patience, fmt.Sprintf("%s joins by way of %s", name, peer), func() error {
+		return c.backend.join(ctx, name, peer, token.Token, replace)
+	})
 	c.Start(name)
 }
+
+// Recover makes a node that does not run the only member of its cluster, and
+// starts it: the last resort when the quorum is lost.
+func (c *Cluster) Recover(name string) {
+	c.t.Helper()
+	ctx, cancel := c.context()
+	defer cancel()
+	c.must(c.backend.recover(ctx, name), "recover %s", name)
+	c.Start(name)
+}
+
+// Rejoin lets a node that does not run, and is no member any more, join again
+// with the mail on its disk.
+func (c *Cluster) Rejoin(name string) { c.t.Helper(); c.enter(name, false) }
 
 // Client asks the admin socket of a node.
 func (c *Cluster) Client(name string) *client.Client { return c.backend.client(name) }
 
-// Set changes policies, by way of the first member that runs.
+// Set changes policies, by way of the first member that runs, and waits until
+// all know them.
 func (c *Cluster) Set(change api.PolicyChange) {
 	c.t.Helper()
 	if change == (api.PolicyChange{}) {
@@ -347,16 +388,19 @@ func (c *Cluster) Set(change api.PolicyChange) {
 	c.Change("set policies", func(ctx context.Context, a *client.Client) (api.Changed, error) {
 		return a.SetPolicies(ctx, change)
 	})
+	c.Settle()
 }
 
-// Change asks the first member that runs for a change of the cluster.
-func (c *Cluster) Change(what string, change func(context.Context, *client.Client) (api.Changed, error)) api.Changed {
+// Change asks the first member that runs for a change of the cluster, again
+// and again until it is made.
+func (c *Cluster) Change(what string, change func(context.Context, *client.Client) (api.Changed, error)) {
 	c.t.Helper()
 	ctx, cancel := c.context()
 	defer cancel()
-	done, err := change(ctx, c.Client(c.Running()[0]))
-	c.must(err, "%s", what)
-	return done
+	c.Eventually(patience, what, func() error {
+		_, err := change(ctx, c.Client(c.Running()[0]))
+		return err
+	})
 }
 
 // View is the cluster as one node sees it.
@@ -364,6 +408,28 @@ func (c *Cluster) View(name string) (api.Cluster, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.t.Context()), 10*time.Second)
 	defer cancel()
 	return c.Client(name).Cluster(ctx)
+}
+
+// Left as a state means that somebody is no member.
+const Left = "left"
+
+// Await waits until one node sees another in a state, or Left.
+func (c *Cluster) Await(seer, name, state string) {
+	c.t.Helper()
+	c.Eventually(5*time.Minute, fmt.Sprintf("%s sees %s %s", seer, name, state), func() error {
+		v, err := c.View(seer)
+		if err != nil {
+			return err
+		}
+		now := Left
+		if i := slices.IndexFunc(v.Members, func(m api.Member) bool { return m.Name == name }); i >= 0 {
+			now = v.Members[i].State
+		}
+		if now != state {
+			return fmt.Errorf("%s is %s", name, now)
+		}
+		return nil
+	})
 }
 
 // Cut lets everything between two nodes vanish. Only virtual clusters can.
@@ -391,7 +457,10 @@ func (c *Cluster) Heal() {
 // the test when that takes longer than the limit.
 func (c *Cluster) Eventually(limit time.Duration, what string, problem func() error) {
 	c.t.Helper()
-	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
+	const firstPause, lastPause = 50 * time.Millisecond, time.Second
+	rest := firstPause
+	for deadline := time.Now().Add(limit); ; time.Sleep(rest) {
+		rest = min(lastPause, rest*5/4)
 		err := problem()
 		switch {
 		case err == nil:

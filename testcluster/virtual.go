@@ -21,7 +21,7 @@ import (
 	"chainmail/testcluster/netsim"
 )
 
-// version is what virtual nodes say they are.
+// version is what virtual nodes say they are, unless a test upgrades them.
 const version = "test"
 
 // virtual is nodes in this process: on a network in memory, with archives on
@@ -34,17 +34,20 @@ type virtual struct {
 
 	mu       sync.Mutex
 	machines map[string]*machine
-	dirs     int            // made so far
-	cuts     uint64         // seeds of power cuts
-	ghosts   sync.WaitGroup // nodes that were killed, and are still ending
+	cuts     uint64 // seeds of power cuts
 }
 
 // machine is where a node runs.
 type machine struct {
-	config node.Config
-	disk   *archive.Disk
-	life   *life // nil: nothing runs
-	client *client.Client
+	config  node.Config
+	version string // of its program
+	disk    *archive.Disk
+	life    *life // nil: nothing runs
+	client  *client.Client
+	// ghost is a life that was killed, and goes on unseen until it has ended;
+	// kept is the directory with the files of the moment of its death.
+	ghost *life
+	kept  string
 }
 
 // life is one run of a node.
@@ -63,12 +66,6 @@ func newVirtual(t testing.TB, o Options, n *netsim.Network) *virtual {
 	return &virtual{options: o, net: n, output: t.Output(), root: root, machines: map[string]*machine{}}
 }
 
-// newDir names a directory that does not exist yet.
-func (v *virtual) newDir() string {
-	v.dirs++
-	return filepath.Join(v.root, fmt.Sprint(v.dirs))
-}
-
 func (v *virtual) machine(name string) *machine {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -80,7 +77,7 @@ func (v *virtual) add(name string, role node.Role) error {
 	defer v.mu.Unlock()
 	ip := v.net.Host(name).IP().String()
 	c := node.Default()
-	c.Name, c.Role, c.DataDir = name, role, v.newDir()
+	c.Name, c.Role, c.DataDir = name, role, filepath.Join(v.root, name)
 	for port, address := range map[string]*string{"25": &c.SMTP, "8091": &c.Chain, "8092": &c.Gossip, "8093": &c.Raft, "8025": &c.HTTP} {
 		*address = net.JoinHostPort(ip, port)
 	}
@@ -88,7 +85,7 @@ func (v *virtual) add(name string, role node.Role) error {
 	if v.options.Config != nil {
 		v.options.Config(&c)
 	}
-	v.machines[name] = &machine{config: c.Complete(), disk: archive.NewDisk()}
+	v.machines[name] = &machine{config: c.Complete(), version: version, disk: archive.NewDisk()}
 	return nil
 }
 
@@ -108,10 +105,13 @@ func (v *virtual) logger(name string) *slog.Logger {
 
 func (v *virtual) start(ctx context.Context, name string) error {
 	m := v.machine(name)
+	if err := m.bury(); err != nil {
+		return err
+	}
 	v.net.PowerOn(name)
 	ready := make(chan struct{})
 	n, err := node.New(m.config, node.Options{
-		Logger: v.logger(name), Version: version, Ready: sync.OnceFunc(func() { close(ready) }),
+		Logger: v.logger(name), Version: m.version, Ready: sync.OnceFunc(func() { close(ready) }),
 		Network: v.network(name), Disk: m.disk,
 	})
 	if err != nil {
@@ -189,8 +189,8 @@ func (v *virtual) stop(name string) error {
 }
 
 // kill takes the network away first, so that nobody hears what happens to the
-// node afterwards; then it keeps what its disks hold. What is left of the node
-// goes on with its old disks, unseen, until it has ended.
+// node afterwards; then it keeps what the disks hold. What is left of the node
+// goes on until it has ended.
 func (v *virtual) kill(name string, how harm) error {
 	m, l, err := v.leave(name)
 	if err != nil {
@@ -199,21 +199,32 @@ func (v *virtual) kill(name string, how harm) error {
 	keep := 100
 	if how == powerCut {
 		v.net.PowerOff(name)
-		v.mu.Lock()
 		v.cuts++
 		keep = []int{0, 50, 100}[v.cuts%3]
-		v.mu.Unlock()
 	} else {
 		v.net.Crash(name)
 	}
 	// All goroutines come to rest, so that the files are those of one moment.
 	synctest.Wait()
 	m.disk = m.disk.Crash(keep, v.options.Seed+v.cuts)
-	v.ghosts.Go(func() { <-l.done })
+	m.ghost, m.kept = l, m.config.DataDir+".kept"
+	err = copyDir(m.config.DataDir, m.kept)
 	l.cancel()
-	old := m.config.DataDir
-	m.config.DataDir = v.newDir()
-	return copyDir(old, m.config.DataDir)
+	return err
+}
+
+// bury waits for the ghost of a killed node, and takes what it did after its
+// death off the disk again.
+func (m *machine) bury() error {
+	if m.ghost == nil {
+		return nil
+	}
+	<-m.ghost.done
+	m.ghost = nil
+	if err := os.RemoveAll(m.config.DataDir); err != nil {
+		return err
+	}
+	return os.Rename(m.kept, m.config.DataDir)
 }
 
 // cutAtSync cuts the power just before the n-th sync of the archive: what kill
@@ -249,19 +260,34 @@ func (v *virtual) wipe(name string) error {
 	if m.life != nil {
 		return errors.New("it runs")
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
+	if err := m.bury(); err != nil {
+		return err
+	}
 	m.disk = archive.NewDisk()
-	m.config.DataDir = v.newDir()
-	return nil
+	return os.RemoveAll(m.config.DataDir)
 }
 
 func (v *virtual) join(ctx context.Context, name, peer, token string, replace bool) error {
+	if err := v.machine(name).bury(); err != nil {
+		return err
+	}
 	v.net.PowerOn(name)
 	_, err := node.Join(ctx, node.JoinOptions{
 		Config: v.machine(name).config, Peer: v.machine(peer).config.HTTP, Token: token,
 		Replace: replace, Version: version, Network: v.network(name),
 	})
+	return err
+}
+
+func (v *virtual) recover(_ context.Context, name string) error {
+	m := v.machine(name)
+	if m.life != nil {
+		return errors.New("it runs")
+	}
+	if err := m.bury(); err != nil {
+		return err
+	}
+	_, err := node.Recover(m.config.DataDir)
 	return err
 }
 
@@ -283,9 +309,18 @@ func (v *virtual) client(name string) *client.Client {
 }
 
 func (v *virtual) close() error {
-	v.ghosts.Wait()
+	for _, m := range v.machines {
+		if m.ghost != nil {
+			<-m.ghost.done
+		}
+	}
+	time.Sleep(farewell)
 	return os.RemoveAll(v.root)
 }
+
+// farewell is how long goroutines of libraries may outlive their node: at the
+// end of the test the clock stops, and who waits for it then waits for ever.
+const farewell = time.Minute
 
 // copyDir copies a directory with the modes of its files: some must be private.
 // A directory that is not there is an empty one.

@@ -5,12 +5,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"chainmail/testcluster/support"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files of this package")
@@ -24,20 +23,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	code := m.Run()
+	code := support.Main(m)
 	os.RemoveAll(scratch)
 	os.Exit(code)
 }
-
-// binary builds the program once.
-var binary = sync.OnceValues(func() (string, error) {
-	file := filepath.Join(scratch, "chainmail")
-	out, err := exec.Command("go", "build", "-o", file, ".").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("go build: %w: %s", err, out)
-	}
-	return file, nil
-})
 
 // runCommand executes one command line in this process.
 func runCommand(t *testing.T, args ...string) (code int, stdout, stderr string) {

@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/smtp"
 	"os"
 	"os/exec"
@@ -18,15 +15,14 @@ import (
 	"time"
 
 	"chainmail/node/api"
+	"chainmail/testcluster/support"
 )
 
 // process is the real program, running a node.
 type process struct {
-	cmd     *exec.Cmd
+	*support.Process
 	dataDir string
 	smtp    string
-	log     *bytes.Buffer // read it after exited is closed
-	exited  chan struct{}
 }
 
 func newDataDir(t *testing.T) string {
@@ -41,41 +37,7 @@ func newDataDir(t *testing.T) string {
 // startNode starts a node and waits until it takes mail.
 func startNode(t *testing.T, dataDir string) *process {
 	t.Helper()
-	file, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &process{dataDir: dataDir, log: &bytes.Buffer{}, exited: make(chan struct{})}
-	p.cmd = exec.Command(file, "node", "--data-dir", dataDir, "--smtp", "127.0.0.1:0", "--http", "127.0.0.1:0",
-		"--chain", "127.0.0.1:0", "--gossip", "127.0.0.1:0", "--raft", "127.0.0.1:0")
-	p.cmd.Env = append(os.Environ(), "CHAINMAIL_DISK_MIN_FREE=1MiB")
-	stderr, err := p.cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ready := make(chan struct{})
-	go func() {
-		defer close(p.exited)
-		for lines := bufio.NewScanner(stderr); lines.Scan(); {
-			fmt.Fprintln(p.log, lines.Text())
-			if strings.HasPrefix(lines.Text(), "Stop the node") {
-				close(ready)
-			}
-		}
-		_ = p.cmd.Wait() // the tests look at ProcessState
-	}()
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.exited
-	})
-	select {
-	case <-ready:
-	case <-p.exited:
-		t.Fatalf("the node ended at once:\n%s", p.log)
-	}
+	p := &process{support.StartProgram(t, dataDir, "127.0.0.1:0"), dataDir, ""}
 	var status api.Status
 	out := p.run(t, exitOK, "status", "-o", "json")
 	if err := json.Unmarshal(out, &status); err != nil {
@@ -89,11 +51,7 @@ func startNode(t *testing.T, dataDir string) *process {
 // returns its output, of a failing one also what it says on standard error.
 func (p *process) run(t *testing.T, code int, args ...string) []byte {
 	t.Helper()
-	file, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), file, append(args, "--data-dir", p.dataDir)...)
+	cmd := exec.CommandContext(t.Context(), support.Program(t), append(args, "--data-dir", p.dataDir)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -111,7 +69,7 @@ func (p *process) run(t *testing.T, code int, args ...string) []byte {
 
 func (p *process) signal(t *testing.T, s syscall.Signal) {
 	t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
+	if err := p.Cmd.Process.Signal(s); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -120,11 +78,11 @@ func (p *process) signal(t *testing.T, s syscall.Signal) {
 func (p *process) wait(t *testing.T) *os.ProcessState {
 	t.Helper()
 	select {
-	case <-p.exited:
+	case <-p.Ended:
 	case <-time.After(60 * time.Second):
 		t.Fatal("the node does not end")
 	}
-	return p.cmd.ProcessState
+	return p.Cmd.ProcessState
 }
 
 func (p *process) send(t *testing.T, text string) {
@@ -199,17 +157,17 @@ func TestProcessExportsAndImports(t *testing.T) {
 
 func TestProcessDrainsOnSIGTERM(t *testing.T) {
 	p := startNode(t, newDataDir(t))
-	idle, busy := dialSMTP(t, p.smtp), dialSMTP(t, p.smtp)
-	busy.say(t, "MAIL FROM:<ann@example.com>", "250")
-	busy.say(t, "RCPT TO:<bob@example.com>", "250")
-	busy.say(t, "DATA", "354")
-	busy.write(t, mailText[:30])
+	idle, busy := support.Dial(t, p.smtp, "HELO client"), support.Dial(t, p.smtp, "HELO client")
+	busy.Say("MAIL FROM:<ann@example.com>", "250")
+	busy.Say("RCPT TO:<bob@example.com>", "250")
+	busy.Say("DATA", "354")
+	busy.Write([]byte(mailText[:30]))
 	p.signal(t, syscall.SIGTERM)
-	idle.expect(t, "421")
-	busy.write(t, strings.ReplaceAll(mailText[30:], "\r\n.", "\r\n..")+".\r\n")
-	busy.expect(t, "250")
+	idle.Expect("421")
+	busy.Write([]byte(strings.ReplaceAll(mailText[30:], "\r\n.", "\r\n..") + ".\r\n"))
+	busy.Expect("250")
 	if state := p.wait(t); state.ExitCode() != exitOK {
-		t.Errorf("%v\n%s", state, p.log)
+		t.Errorf("%v\n%s", state, p.Log.String())
 	}
 	p = startNode(t, p.dataDir)
 	if ids := p.ids(t); len(ids) != 1 || string(p.run(t, exitOK, "get", ids[0])) != mailText {
@@ -219,13 +177,13 @@ func TestProcessDrainsOnSIGTERM(t *testing.T) {
 
 func TestProcessEndsAtOnceOnASecondSignal(t *testing.T) {
 	p := startNode(t, newDataDir(t))
-	busy := dialSMTP(t, p.smtp)
-	busy.say(t, "MAIL FROM:<ann@example.com>", "250")
-	busy.say(t, "RCPT TO:<bob@example.com>", "250")
-	busy.say(t, "DATA", "354")
-	idle := dialSMTP(t, p.smtp)
+	busy := support.Dial(t, p.smtp, "HELO client")
+	busy.Say("MAIL FROM:<ann@example.com>", "250")
+	busy.Say("RCPT TO:<bob@example.com>", "250")
+	busy.Say("DATA", "354")
+	idle := support.Dial(t, p.smtp, "HELO client")
 	p.signal(t, syscall.SIGTERM)
-	idle.expect(t, "421")
+	idle.Expect("421")
 	p.signal(t, syscall.SIGTERM)
 	if code := p.wait(t).ExitCode(); code != 128+int(syscall.SIGTERM) {
 		t.Errorf("exit code %d, want %d", code, 128+int(syscall.SIGTERM))
@@ -251,48 +209,4 @@ func TestProcessTakesALoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.run(t, exitFailed, "load", "--check", acked)
-}
-
-// dialogue is a plain SMTP client.
-type dialogue struct {
-	net.Conn
-	lines *bufio.Reader
-}
-
-func dialSMTP(t *testing.T, addr string) dialogue {
-	t.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(60 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	d := dialogue{conn, bufio.NewReader(conn)}
-	d.expect(t, "220")
-	d.say(t, "HELO client", "250")
-	return d
-}
-
-func (d dialogue) write(t *testing.T, s string) {
-	t.Helper()
-	if _, err := io.WriteString(d, s); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (d dialogue) say(t *testing.T, line, code string) {
-	t.Helper()
-	d.write(t, line+"\r\n")
-	d.expect(t, code)
-}
-
-// expect reads one reply line and wants its code.
-func (d dialogue) expect(t *testing.T, code string) {
-	t.Helper()
-	line, err := d.lines.ReadString('\n')
-	if err != nil || !strings.HasPrefix(line, code) {
-		t.Fatalf("got %q, %v; want %s", line, err, code)
-	}
 }

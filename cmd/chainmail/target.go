@@ -11,8 +11,8 @@ import (
 	"chainmail/node/client"
 )
 
-// localData is where `make run` keeps its data.
-const localData = "data"
+// localData is where `make run` keeps the data of its first node.
+const localData = "data/a"
 
 // target is the node that a command talks to.
 type target struct{ dataDir, socket string }

@@ -28,6 +28,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"chainmail/testcluster/machine"
 )
 
 func main() {
@@ -104,7 +106,7 @@ func run(ctx context.Context) (err error) {
 	if b.binary, err = filepath.Abs(b.binary); err != nil {
 		return err
 	}
-	if b.dir, err = makeDir(*dir); err != nil {
+	if b.dir, err = machine.MakeDir(*dir, "peerbench-"); err != nil {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
@@ -165,22 +167,4 @@ func numbers(list string) ([]int, error) {
 		out = append(out, n)
 	}
 	return out, nil
-}
-
-// makeDir makes a directory of our own, which every user may enter, because
-// Postfix runs as several.
-func makeDir(parent string) (string, error) {
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(parent, &fs); err != nil {
-		return "", fmt.Errorf("%s: %w", parent, err)
-	}
-	const tmpfs, ramfs = 0x01021994, 0x858458f6
-	if fs.Type == tmpfs || fs.Type == ramfs {
-		return "", fmt.Errorf("%s is in memory, where a sync costs nothing: give -dir on a real disk", parent)
-	}
-	dir, err := os.MkdirTemp(parent, "peerbench-")
-	if err != nil {
-		return "", err
-	}
-	return dir, os.Chmod(dir, 0o755)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"chainmail/testcluster/load"
+	"chainmail/testcluster/machine"
 )
 
 func TestMain(m *testing.M) {
@@ -27,7 +28,7 @@ func TestPeersTakeMail(t *testing.T) {
 		"postfix":   func(dir string) (*server, error) { return startPostfix(t.Context(), dir) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir, err := makeDir("/var/tmp")
+			dir, err := machine.MakeDir("/var/tmp", "peerbench-")
 			if err != nil {
 				t.Skip(err)
 			}
@@ -43,7 +44,7 @@ func TestPeersTakeMail(t *testing.T) {
 			if err != nil || report.Acked != 50 {
 				t.Errorf("%v: %v", err, report)
 			}
-			if _, err := cpuTime(s.pid); err != nil {
+			if _, err := machine.CPU(s.pid); err != nil {
 				t.Error(err)
 			}
 			if err := s.stop(); err != nil {
@@ -77,28 +78,5 @@ func TestRatiosAreTakenWithinARound(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no line %q in\n%s", want, &out)
 		}
-	}
-}
-
-func TestProcessorTimeCountsDescendants(t *testing.T) {
-	c, err := startChild("sh", "-c", "sh -c 'i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done'; exec sleep 60")
-	if err != nil {
-		t.Skip(err)
-	}
-	defer func() { _ = c.end(os.Kill) }()
-	if _, err := settle(t.Context(), c.pid()); err != nil {
-		t.Fatal(err)
-	}
-	if used, err := cpuTime(c.pid()); err != nil || used < 2*tick {
-		t.Errorf("%v, %v", used, err)
-	}
-}
-
-func TestFilesystemIsTheNearestMount(t *testing.T) {
-	if kind, _ := filesystem("/proc/self"); !strings.HasPrefix(kind, "proc") {
-		t.Errorf("/proc/self is on %s", kind)
-	}
-	if kind, device := filesystem("/"); kind == "unknown" || device == "unknown" {
-		t.Errorf("/ is %s on %s", kind, device)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"chainmail/testcluster/load"
+	"chainmail/testcluster/machine"
 )
 
 // contender is a way to take mail. Two may share one server.
@@ -137,7 +138,7 @@ func (b *bench) ratesOf(ctx context.Context, size int) (all map[int]series, abse
 
 func (b *bench) measure(ctx context.Context, srv *server, c contender, size, sessions int) (sample, error) {
 	syscall.Sync() // what the one before left to write is not for this one to wait for
-	before, err := readMeter(srv.pid)
+	before, err := machine.ReadMeter(srv.pid)
 	if err != nil {
 		return sample{}, err
 	}
@@ -150,14 +151,14 @@ func (b *bench) measure(ctx context.Context, srv *server, c contender, size, ses
 	if report.Acked == 0 || report.Refused+report.GivenUp+report.Unanswered > 0 {
 		return sample{}, fmt.Errorf("not all mail was taken:\n%s", report)
 	}
-	after, err := readMeter(srv.pid)
+	after, err := machine.ReadMeter(srv.pid)
 	if err != nil {
 		return sample{}, err
 	}
-	settled, err := settle(ctx, srv.pid)
+	settled, err := machine.Settle(ctx, srv.pid)
 	mails := time.Duration(report.Acked)
 	return sample{
-		rate: report.MailsPerSecond, cpu: (settled - before.server) / mails, own: (after.own - before.own) / mails,
-		others: others(before, after), report: report,
+		rate: report.MailsPerSecond, cpu: (settled - before.Servers) / mails, own: (after.Own - before.Own) / mails,
+		others: machine.Others(before, after), report: report,
 	}, err
 }

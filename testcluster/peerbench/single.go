@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
 
 	"chainmail/testcluster/load"
+	"chainmail/testcluster/machine"
 )
 
 // subdir makes a directory for one section.
@@ -127,7 +126,7 @@ func syncTime(dir string, inPlace bool) (time.Duration, error) {
 // large mails at once.
 func (b *bench) memory(ctx context.Context) error {
 	return b.withNode(ctx, "Memory", func(_ string, n *node) error {
-		if _, err := settle(ctx, n.server.pid); err != nil {
+		if _, err := machine.Settle(ctx, n.server.pid); err != nil {
 			return err
 		}
 		var rows [][]string
@@ -159,7 +158,7 @@ func (b *bench) memory(ctx context.Context) error {
 				return err
 			}
 		}
-		if _, err := settle(ctx, n.server.pid); err != nil {
+		if _, err := machine.Settle(ctx, n.server.pid); err != nil {
 			return err
 		}
 		if err := row("idle afterwards", "VmRSS"); err != nil {
@@ -186,14 +185,14 @@ func (b *bench) disk(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err := settle(ctx, n.server.pid); err != nil {
+		if _, err := machine.Settle(ctx, n.server.pid); err != nil {
 			return err
 		}
 		after, err := procField(n.server.pid, "io", "write_bytes")
 		if err != nil {
 			return err
 		}
-		used, err := diskUsage(dir)
+		used, err := machine.DiskUsage(dir)
 		if err != nil {
 			return err
 		}
@@ -206,26 +205,4 @@ func (b *bench) disk(ctx context.Context) error {
 		})
 		return nil
 	})
-}
-
-// diskUsage is the space of all files below dir, as du counts it.
-func diskUsage(dir string) (int64, error) {
-	var sum int64
-	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // compacted away meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			sum += st.Blocks * 512
-		}
-		return nil
-	})
-	return sum, err
 }

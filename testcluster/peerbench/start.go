@@ -13,6 +13,7 @@ import (
 
 	"chainmail/node/api"
 	"chainmail/testcluster/load"
+	"chainmail/testcluster/machine"
 )
 
 // start measures how the time to start, to list and to get depends on the
@@ -85,7 +86,7 @@ func (b *bench) startWith(ctx context.Context, dir string, mails int64) ([]strin
 // listAndGet asks over the socket, each question 21 times, and gives medians,
 // after the resident set.
 func (b *bench) listAndGet(ctx context.Context, n *node) ([]string, error) {
-	if _, err := settle(ctx, n.server.pid); err != nil {
+	if _, err := machine.Settle(ctx, n.server.pid); err != nil {
 		return nil, err
 	}
 	kib, err := procField(n.server.pid, "status", "VmRSS")

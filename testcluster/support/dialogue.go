@@ -25,6 +25,12 @@ func Dial(t testing.TB, addr, hello string) *Dialogue {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return Greet(t, conn, hello)
+}
+
+// Greet does it on a connection, which is closed at the end of the test.
+func Greet(t testing.TB, conn net.Conn, hello string) *Dialogue {
+	t.Helper()
 	t.Cleanup(func() { conn.Close() })
 	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
