@@ -116,27 +116,44 @@ func (d clusterDoor) Remove(ctx context.Context, name, force string) (api.Change
 	return changed(epoch, err, name+" is no member from epoch %d on; the others copy among themselves what it kept")
 }
 
-// SafeToStop tells whether a member may be stopped for a while.
+// settleTime is how long it takes until it is known of a receipt that it has
+// its copies: nodes that are not in a hurry tell each other once a second.
+const settleTime = 3 * time.Second
+
+// SafeToStop tells whether a member may be stopped for a while. It is about
+// the mail that the member held when it was asked, and waits a moment for the
+// copies of it: under load there is always some that is on its way.
 func (d clusterDoor) SafeToStop(ctx context.Context, name string) (api.SafeToStop, error) {
 	view := d.members.View()
 	if _, ok := view.Member(name); !ok {
 		return api.SafeToStop{}, noMember(view, name)
 	}
-	held := d.held()
-	logs := held[name]
-	delete(held, name)
+	logs := d.held()[name]
 	states := map[string]string{}
 	for _, m := range d.cluster(ctx).Members {
 		if m.Self != nil {
 			states[m.Name] = m.Self.State
 		}
 	}
-	reasons := ring.SafeToStop(ring.StopQuestion{
+	q := ring.StopQuestion{
 		View: view, Name: name, Alive: d.members.Alive, Voters: d.members.Voters(),
-		Logs:  d.atRisk(view, name, logs, held),
 		Takes: func(n string) bool { return states[n] == api.StateActive || states[n] == api.StateJoining },
-	})
-	return api.SafeToStop{Name: name, Safe: len(reasons) == 0, Reasons: reasons}, nil
+	}
+	hopeless := len(ring.SafeToStop(q)) > 0 // whatever becomes of the mail
+	for deadline := time.Now().Add(settleTime); ; {
+		held := d.held()
+		delete(held, name)
+		q.Logs = d.atRisk(view, name, logs, held)
+		reasons := ring.SafeToStop(q)
+		if len(reasons) == 0 || hopeless || !time.Now().Before(deadline) {
+			return api.SafeToStop{Name: name, Safe: len(reasons) == 0, Reasons: reasons}, nil
+		}
+		select {
+		case <-ctx.Done():
+			return api.SafeToStop{}, ctx.Err()
+		case <-time.After(settleTime / 20):
+		}
+	}
 }
 
 // atRisk is what would be out of reach without a node that holds logs, where

@@ -52,7 +52,11 @@ func (n *Node) cluster(ctx context.Context) api.Cluster {
 		member.Warnings = n.warnings(member, view)
 		c.Members = append(c.Members, member)
 	}
-	for _, p := range n.members.Problems() {
+	problems := n.members.Problems()
+	if k := n.differ.Load(); k > 0 {
+		problems = append(problems, fmt.Sprintf("the last comparison found %d stretches of logs with other contents on another node: 'chainmail verify --cluster' names them", k))
+	}
+	for _, p := range problems {
 		own := slices.IndexFunc(c.Members, func(m api.Member) bool { return m.Name == n.config.Name })
 		if own >= 0 {
 			c.Members[own].Warnings = append(c.Members[own].Warnings, p)

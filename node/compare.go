@@ -15,6 +15,9 @@ type digester interface {
 	Digests(ctx context.Context, log record.StoreID, r record.Range) ([]api.ReceiptDigest, error)
 }
 
+// problemMissing is said of receipts that a keeper does not hold.
+const problemMissing = "missing"
+
 // segmentSize is how many receipts one segment digest covers.
 const segmentSize = 1024
 
@@ -69,7 +72,7 @@ func (c *comparison) stretch(l record.Log, span record.Span) stretch {
 		mine := known.Intersect(heldBy(logs, l.Store))
 		s.shared, once = s.shared.Union(once.Intersect(mine)), once.Union(mine)
 		if lacks := known.Minus(mine); len(lacks) > 0 {
-			c.found(l, name, "missing", positions(l.Store, lacks))
+			c.found(l, name, problemMissing, positions(l.Store, lacks))
 		}
 	}
 	return s

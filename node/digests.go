@@ -72,15 +72,28 @@ func (n *Node) compareForEver(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := n.compare(ctx, n.members.View(), n.logDifference); err != nil && ctx.Err() == nil {
+		if err := n.compareAndNote(ctx, n.members.View()); err != nil && ctx.Err() == nil {
 			n.log.Warn("the comparison with the other nodes ended early; it begins anew in a day", slog.Any("err", err))
 		}
 	}
 }
 
-// logDifference tells the operator what a comparison found.
-func (n *Node) logDifference(e api.ClusterVerifyEvent) {
-	if e.Problem != "" && len(e.At) > 0 {
+// compareAndNote compares, tells the operator what is found, and remembers how
+// much of it has other contents here and there: what is only missing is on its
+// way.
+func (n *Node) compareAndNote(ctx context.Context, view ring.View) error {
+	var differ uint64
+	err := n.compare(ctx, view, func(e api.ClusterVerifyEvent) {
+		if e.Problem == "" || len(e.At) == 0 {
+			return
+		}
 		n.log.Error("replicas differ", slog.String("store", e.Log), slog.String("peer", e.Node), slog.String("problem", e.Problem), slog.Any("at", e.At))
+		if e.Problem != problemMissing {
+			differ += uint64(len(e.At))
+		}
+	})
+	if err == nil {
+		n.differ.Store(differ)
 	}
+	return err
 }

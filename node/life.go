@@ -100,7 +100,7 @@ func (n *Node) finishJoining(ctx context.Context, view ring.View) error {
 	}
 	// A difference is logged and shown, and is no reason to stay out: it is as
 	// old as the mail.
-	if err := n.compare(ctx, view, n.logDifference); err != nil {
+	if err := n.compareAndNote(ctx, view); err != nil {
 		return err
 	}
 	epoch, err := n.members.SetState(ctx, n.config.Name, ring.Active)

@@ -47,7 +47,8 @@ type Node struct {
 	started  time.Time
 	state    atomic.Value // string, one of api.State…
 
-	cut     []record.Log // what a joining node must hold to be active; nil: not known yet
+	differ  atomic.Uint64 // stretches of which the last comparison found other contents on another node
+	cut     []record.Log  // what a joining node must hold to be active; nil: not known yet
 	members *membership.Membership
 	archive *archive.Archive // nil on a witness, like all that follows but http
 	chain   *chain.Chain
@@ -72,7 +73,11 @@ func New(c Config, o Options) (*Node, error) {
 		Help: "Always 1; the labels say which version runs under which node name.",
 	}, []string{"version", "node"})
 	build.WithLabelValues(o.Version, c.Name).Set(1)
-	n.registry.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	differ := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "chainmail_replicas_differ",
+		Help: "Stretches of logs for which the last comparison with the other nodes found other contents: see chainmail verify --cluster.",
+	}, func() float64 { return float64(n.differ.Load()) })
+	n.registry.MustRegister(differ, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return n, nil
 }
 

@@ -99,7 +99,7 @@ func (r Ranges) Union(o Ranges) Ranges {
 		} else {
 			next, o = o[0], o[1:]
 		}
-		if n := len(u); n > 0 && next.First <= u[n-1].Last+1 {
+		if n := len(u); n > 0 && next.First-1 <= u[n-1].Last {
 			u[n-1].Last = max(u[n-1].Last, next.Last)
 		} else {
 			u = append(u, next)
@@ -172,7 +172,7 @@ func ParseRanges(s string) (Ranges, error) {
 		first, err1 := strconv.ParseUint(a, 10, 64)
 		last, err2 := strconv.ParseUint(b, 10, 64)
 		x := Range{Seq(first), Seq(last)}
-		if err1 != nil || err2 != nil || first == 0 || last < first || len(r) > 0 && x.First <= r.Last()+1 {
+		if err1 != nil || err2 != nil || first == 0 || last < first || len(r) > 0 && x.First-1 <= r.Last() {
 			return nil, fmt.Errorf("%q is not a set of sequence numbers: want rising ranges such as 1-1000,1005", s)
 		}
 		r = append(r, x)

@@ -56,6 +56,21 @@ func TestRangesAgreeWithSets(t *testing.T) {
 	}
 }
 
+// TestRangesToTheEnd: spans reach to the largest number there is.
+func TestRangesToTheEnd(t *testing.T) {
+	const end = ^Seq(0)
+	all := Of(1, end)
+	for name, got := range map[string]Ranges{
+		"union":     Of(5, end).Union(Of(1, 4)),
+		"with one":  all.Union(Of(7, 7)),
+		"intersect": all.Intersect(all),
+	} {
+		if !cmp.Equal(got, all) {
+			t.Errorf("%s: %v, want %v", name, got, all)
+		}
+	}
+}
+
 func FuzzParseRanges(f *testing.F) {
 	f.Add("1-1000,1005,1010-1020")
 	f.Fuzz(func(t *testing.T, s string) {
