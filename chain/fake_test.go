@@ -38,6 +38,7 @@ type fakeLog struct {
 	record.Log
 	receipts map[record.Seq][]byte
 	bodies   map[record.BodyNo][]byte
+	byHash   map[record.Hash]record.BodyNo
 	first    map[record.BodyNo]record.Seq
 	lost     record.Ranges // damaged: punched out
 }
@@ -54,7 +55,7 @@ func newFakeArchive(name string, store record.StoreID) *fakeArchive {
 func (a *fakeArchive) logLocked(s record.StoreID) *fakeLog {
 	l := a.logs[s]
 	if l == nil {
-		l = &fakeLog{Log: record.Log{Store: s}, receipts: map[record.Seq][]byte{}, bodies: map[record.BodyNo][]byte{}, first: map[record.BodyNo]record.Seq{}}
+		l = &fakeLog{Log: record.Log{Store: s}, receipts: map[record.Seq][]byte{}, bodies: map[record.BodyNo][]byte{}, first: map[record.BodyNo]record.Seq{}, byHash: map[record.Hash]record.BodyNo{}}
 		a.logs[s] = l
 	}
 	return l
@@ -72,16 +73,16 @@ func (a *fakeArchive) add(body []byte) record.Position {
 	defer a.mu.Unlock()
 	l := a.logLocked(a.store)
 	seq := l.Held.Union(l.lost).Last() + 1
-	no := record.BodyNo(len(l.bodies) + 1)
-	for n, b := range l.bodies {
-		if bytes.Equal(b, body) {
-			no = n
-		}
+	hash := record.Hash(sha256.Sum256(body))
+	no := l.byHash[hash]
+	if no == 0 {
+		no = record.BodyNo(len(l.byHash) + 1)
+		l.byHash[hash] = no
 	}
 	l.bodies[no] = body
 	r := record.Receipt{
 		Position: record.Position{Store: a.store, Seq: seq}, ReceivedAt: time.Now().UTC(),
-		Hash: sha256.Sum256(body), Size: int64(len(body)), Body: no,
+		Hash: hash, Size: int64(len(body)), Body: no,
 		Envelope: record.Envelope{From: "a@example.org", To: []string{"b@example.org"}},
 	}
 	l.put(&r, record.AppendReceipt(nil, &r))

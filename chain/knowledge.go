@@ -263,7 +263,7 @@ func newer(a, b record.Log) bool {
 	return len(a.Placements) > len(b.Placements) || from(a) > from(b)
 }
 
-// confirmed takes a 250 for a container.
+// confirmedLocked takes a 250 for a container.
 func (c *Chain) confirmedLocked(p *peer, boot string, generation uint64, held map[record.StoreID]record.Ranges) {
 	for s, r := range held {
 		if p.belief.confirm(boot, confirmation{generation, s, r}) {

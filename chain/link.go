@@ -90,7 +90,12 @@ func (c *Chain) session(ctx context.Context, p *peer) error {
 	defer control.quit()
 	l := newLink(c, p, control.peer.Boot, end)
 	work, ctx := errgroup.WithContext(ctx)
-	defer context.AfterFunc(ctx, control.interrupt)()
+	// Mail takes another way from the first failure on, not only when all has
+	// been wound up.
+	defer context.AfterFunc(ctx, func() {
+		control.interrupt()
+		c.linkLost(l, context.Cause(ctx))
+	})()
 	c.learn(p.name, control.peer, true)
 	c.linkUp(l, control.peer)
 	work.Go(func() error { return l.poll(ctx, control) })
@@ -132,12 +137,25 @@ func (c *Chain) linkUp(l *link, said hello) {
 	c.log.Info("chain link is up", slog.String("peer", p.name), slog.String("version", said.Version))
 }
 
-// linkDown notes that there is no link, and why.
+// linkDown notes that there is no link to a peer, and why.
 func (c *Chain) linkDown(p *peer, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.downLocked(p, err)
+}
+
+// linkLost does so if the link is still the peer's.
+func (c *Chain) linkLost(l *link, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l.peer.link == l {
+		c.downLocked(l.peer, err)
+	}
+}
+
+func (c *Chain) downLocked(p *peer, err error) {
 	wasUp := p.link != nil
-	if err != errStopping && (wasUp || err.Error() != p.problem) {
+	if !errors.Is(err, errStopping) && !errors.Is(err, context.Canceled) && (wasUp || err.Error() != p.problem) {
 		c.log.Warn("no chain link", slog.String("peer", p.name), slog.String("address", p.address), slog.Any("err", err))
 	}
 	p.link, p.refusal = nil, ""

@@ -2,6 +2,7 @@ package chain_test
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -187,4 +188,9 @@ func TestTranscripts(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A container byte by byte: what other versions must be able to read.
+func TestContainerBytes(t *testing.T) {
+	golden(t, "container.txt", hex.Dump(chain.SampleContainer(t)))
 }
