@@ -3,6 +3,7 @@
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME  ?= 30s
 BENCHARGS ?=
+CLUSTERARGS ?= $(filter -quick,$(BENCHARGS))
 DATA      ?= ./data
 NODES     ?= 3
 
@@ -46,8 +47,9 @@ fuzz: ## run each fuzz target for FUZZTIME (default 30s)
 		done; \
 	done
 
-bench: ## compare with Postfix and a plain go-smtp server (BENCHARGS for its flags)
+bench: build ## compare a node with Postfix and a plain go-smtp server (BENCHARGS for its flags), and clusters with a node (CLUSTERARGS)
 	go run ./testcluster/peerbench $(BENCHARGS)
+	go run ./testcluster/clusterbench $(CLUSTERARGS)
 
 clean: ## remove what make build and the tests made; ./data stays
 	rm -rf bin

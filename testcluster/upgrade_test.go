@@ -400,8 +400,10 @@ func TestAnotherVersionOfTheLink(t *testing.T) {
 				c.Eventually(time.Minute, "its mail goes round", func() error { return c.Held("a", "c") })
 
 				p.leave()
+				link.Close()
 				c.Start("b")
 				c.Send("b", 5)
+				c.Eventually(time.Minute, "b has what its stand-in was given", func() error { return c.Held("a", "b", "c") })
 				c.Check()
 			})
 		})
@@ -446,6 +448,7 @@ func TestVersionTooNew(t *testing.T) {
 			t.Errorf("its hello is answered %q", said)
 		}
 		p.leave()
+		link.Close()
 		c.Start("b")
 		c.Check()
 	})
@@ -478,6 +481,7 @@ func TestRollingUpgrade(t *testing.T) {
 					acked := c.ledger.acknowledged()
 					others := c.Running(node.RoleData)
 					c.nothingGoneWith(name, acked, others)
+					time.Sleep(6 * time.Second) // gossip takes some to find out
 					if err := c.safeToStop(others[0], others[1]); err == nil {
 						t.Errorf("with %s away it is said to be safe to stop %s too", name, others[1])
 					}

@@ -21,7 +21,7 @@ import (
 type replay struct {
 	mails    int64
 	raw      int64         // bytes of the mails
-	stored   int64         // what they take on the disk of a node
+	stored   int64         // bytes of the containers in which they were sent, as they are stored
 	ingest   time.Duration // in which the two other nodes took them
 	up       time.Duration // from the start of the node to the first receipt it is given
 	whole    time.Duration // from its start until it holds all
@@ -103,10 +103,6 @@ func (c *cluster) replay(ctx context.Context, mails int64, r *replay) error {
 
 // ingest lets the two nodes that are left take the mails.
 func (c *cluster) ingest(ctx context.Context, mails int64, r *replay) error {
-	empty, err := c.clients["b"].Status(ctx)
-	if err != nil {
-		return err
-	}
 	syscall.Sync()
 	begun := time.Now()
 	report, err := c.send(ctx, load.Options{Sessions: 32, Size: 50 << 10, Count: mails})
@@ -117,17 +113,17 @@ func (c *cluster) ingest(ctx context.Context, mails int64, r *replay) error {
 		return err
 	}
 	r.ingest, r.mails, r.raw = time.Since(begun), report.Acked, report.Bytes
-	if _, err := machine.Settle(ctx, c.pids("a", "b")...); err != nil {
-		return err
-	}
-	full, err := c.clients["b"].Status(ctx)
-	r.stored = full.StoredSize - empty.StoredSize
+	_, err = machine.Settle(ctx, c.pids("a", "b")...)
 	return err
 }
 
 // catchUp starts a node and waits until it holds all.
 func (c *cluster) catchUp(ctx context.Context, name string, r *replay) error {
 	want, err := c.receipts(ctx, "a")
+	if err != nil {
+		return err
+	}
+	before, err := c.sentTo(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -143,7 +139,27 @@ func (c *cluster) catchUp(ctx context.Context, name string, r *replay) error {
 		return err == nil && n >= want, nil
 	})
 	r.whole = time.Since(begun)
-	return errors.Join(err, <-started)
+	if err := errors.Join(err, <-started); err != nil {
+		return err
+	}
+	after, err := c.sentTo(ctx, name)
+	r.stored = int64(after - before)
+	return err
+}
+
+// sentTo is the bytes that the other nodes sent to a node.
+func (c *cluster) sentTo(ctx context.Context, name string) (sum float64, err error) {
+	for _, other := range c.names {
+		if other == name {
+			continue
+		}
+		n, err := c.metric(ctx, other, "chainmail_chain_sent_bytes_total", `peer="`+name+`"`)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
 }
 
 // copyDir copies a directory with cp and makes the copy durable with sync, after

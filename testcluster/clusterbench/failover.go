@@ -26,10 +26,14 @@ type failure struct {
 }
 
 var failures = []failure{
-	{"killed, connections are refused (aim: 1 s)", 2 * time.Second,
-		(*cluster).kill, func(ctx context.Context, c *cluster, name string) error { return c.Start(ctx, name) }},
-	{"frozen, it is silent (aim: 5 s)", 6 * time.Second,
-		(*cluster).pause, func(_ context.Context, c *cluster, name string) error { return c.Resume(name) }},
+	{
+		"killed, connections are refused (aim: 1 s)", 2 * time.Second, (*cluster).kill,
+		func(ctx context.Context, c *cluster, name string) error { return c.Start(ctx, name) },
+	},
+	{
+		"frozen, it is silent (aim: 5 s)", 6 * time.Second, (*cluster).pause,
+		func(_ context.Context, c *cluster, name string) error { return c.Resume(name) },
+	},
 }
 
 func (c *cluster) kill(name string) error  { return c.Kill(name) }

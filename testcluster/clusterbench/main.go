@@ -112,7 +112,7 @@ func (b *bench) settle(quick bool, format string, wanted, rest []string) (err er
 	}
 	for _, name := range wanted {
 		if !slices.Contains(names, name) {
-			return fmt.Errorf("-only %s: there is no such section: give some of %s", name, strings.Join(names, ","))
+			return fmt.Errorf("-only %s: no such section: give some of %s", name, strings.Join(names, ","))
 		}
 	}
 	switch {
