@@ -46,13 +46,17 @@ func (n *Node) cluster(ctx context.Context) api.Cluster {
 		member.Voter = slices.Contains(c.Voters, m.Name)
 		if r, ok := reports[m.Name]; ok {
 			member.Self = &r
-		} else if m.Name != n.config.Name {
+		} else {
 			member.State = api.StateUnreachable
+			member.OutOfReach = n.outOfReach(view, m.Name)
 		}
 		member.Warnings = n.warnings(member, view)
 		c.Members = append(c.Members, member)
 	}
 	problems := n.members.Problems()
+	if r := n.members.Rotating(); r != "" {
+		problems = append(problems, r)
+	}
 	if k := n.differ.Load(); k > 0 {
 		problems = append(problems, fmt.Sprintf("the last comparison found %d stretches of logs with other contents on another node: 'chainmail verify --cluster' names them", k))
 	}
@@ -143,9 +147,7 @@ func (n *Node) peer(m ring.Member) *client.Client {
 func (n *Node) member(view ring.View, m ring.Member, replication chain.Status) api.Member {
 	out := api.Member{
 		Name: m.Name, Role: string(m.Role), State: string(m.State), Version: m.Version,
-		Addresses: map[string]string{
-			"smtp": m.Addresses.SMTP, "chain": m.Addresses.Chain, "gossip": m.Addresses.Gossip, "raft": m.Addresses.Raft, "http": m.Addresses.HTTP,
-		},
+		Addresses: addresses(m.Addresses),
 	}
 	if m.Role == ring.Data {
 		out.Successor = view.Successor(m.Name)
@@ -176,6 +178,10 @@ func (n *Node) member(view ring.View, m ring.Member, replication chain.Status) a
 		Receipts: p.Link.Receipts, Bytes: p.Link.Bytes, ByteRate: p.Link.ByteRate, RoundTrip: p.Link.RoundTrip.Seconds(),
 	}
 	return out
+}
+
+func addresses(a ring.Addresses) map[string]string {
+	return map[string]string{"smtp": a.SMTP, "chain": a.Chain, "gossip": a.Gossip, "raft": a.Raft, "http": a.HTTP}
 }
 
 func backlog(b *chain.Backlog) *api.Backlog {
@@ -228,6 +234,31 @@ func (n *Node) self() api.SelfReport {
 		s.Logs = append(s.Logs, api.LogHeld{Store: l.Store.String(), Origin: l.Origin, Held: l.Held.String()})
 	}
 	return s
+}
+
+// outOfReach counts the receipts that an unreachable member held when it last
+// spoke, and that no other one that lives holds; nil when that is not known.
+func (n *Node) outOfReach(view ring.View, name string) *uint64 {
+	if n.chain == nil {
+		return nil
+	}
+	held := n.known()
+	gone, ok := held[name]
+	if !ok {
+		return nil
+	}
+	there := map[string][]record.Log{n.config.Name: n.archive.Logs()}
+	for _, other := range view.Ring() {
+		if logs, ok := held[other]; ok && other != name && n.members.Alive(other) {
+			there[other] = logs
+		}
+	}
+	var alone uint64
+	all := union(there)
+	for _, l := range gone {
+		alone += l.Held.Minus(heldBy(all, l.Store)).Count()
+	}
+	return &alone
 }
 
 // known is what each other data member holds, by its own last word.

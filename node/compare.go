@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"chainmail/archive/record"
 	"chainmail/membership/ring"
@@ -11,12 +12,17 @@ import (
 
 // digester gives the digests of what one node holds.
 type digester interface {
+	Held(ctx context.Context) ([]record.Log, error)
 	Segment(ctx context.Context, log record.StoreID, n uint64) (api.Segment, error)
 	Digests(ctx context.Context, log record.StoreID, r record.Range) ([]api.ReceiptDigest, error)
 }
 
-// problemMissing is said of receipts that a keeper does not hold.
-const problemMissing = "missing"
+// What is said of receipts that a keeper does not hold, and of those of which
+// it holds another content than the node named.
+const (
+	problemMissing = "missing"
+	problemDiffers = "other content than on "
+)
 
 // segmentSize is how many receipts one segment digest covers.
 const segmentSize = 1024
@@ -29,7 +35,8 @@ type comparison struct {
 	held   map[string][]record.Log // by node, this one included
 	ask    func(node string) digester
 	report func(api.ClusterVerifyEvent)
-	done   api.ClusterVerifyEvent // the counts so far
+	done   api.ClusterVerifyEvent  // the counts so far
+	again  map[string][]record.Log // what nodes that seemed to lack something said when asked again
 }
 
 // stretch is a span of a log to compare, and the keepers that can be asked.
@@ -44,7 +51,7 @@ func (c *comparison) run(ctx context.Context) error {
 	var all []stretch
 	for _, l := range union(c.held) {
 		for _, span := range l.Spans() {
-			s := c.stretch(l, span)
+			s := c.stretch(ctx, l, span)
 			c.done.Total += s.shared.Count() * uint64(len(s.keepers))
 			all = append(all, s)
 		}
@@ -58,7 +65,7 @@ func (c *comparison) run(ctx context.Context) error {
 }
 
 // stretch finds who keeps a span, and reports who lacks some of it.
-func (c *comparison) stretch(l record.Log, span record.Span) stretch {
+func (c *comparison) stretch(ctx context.Context, l record.Log, span record.Span) stretch {
 	s := stretch{log: l}
 	known := l.Held.Intersect(record.Ranges{span.Range})
 	var once record.Ranges
@@ -71,11 +78,39 @@ func (c *comparison) stretch(l record.Log, span record.Span) stretch {
 		s.keepers = append(s.keepers, name)
 		mine := known.Intersect(heldBy(logs, l.Store))
 		s.shared, once = s.shared.Union(once.Intersect(mine)), once.Union(mine)
-		if lacks := known.Minus(mine); len(lacks) > 0 {
+		if lacks := c.stillLacks(ctx, name, l.Store, known.Minus(mine)); len(lacks) > 0 {
 			c.found(l, name, problemMissing, positions(l.Store, lacks))
 		}
 	}
 	return s
+}
+
+// onTheWay is how long mail that is just coming in may take to reach all who
+// keep it.
+const onTheWay = 3 * time.Second
+
+// stillLacks is what a node lacks a little later, too.
+func (c *comparison) stillLacks(ctx context.Context, name string, log record.StoreID, lacks record.Ranges) record.Ranges {
+	if len(lacks) == 0 {
+		return nil
+	}
+	if _, asked := c.again[name]; !asked {
+		if len(c.again) == 0 {
+			select {
+			case <-ctx.Done():
+			case <-time.After(onTheWay):
+			}
+		}
+		held, err := c.ask(name).Held(ctx)
+		if err != nil {
+			return lacks
+		}
+		if c.again == nil {
+			c.again = map[string][]record.Log{}
+		}
+		c.again[name] = held
+	}
+	return lacks.Minus(heldBy(c.again[name], log))
 }
 
 // compare looks whether those who have a receipt have the same.
@@ -142,7 +177,7 @@ func (c *comparison) receipts(ctx context.Context, l record.Log, part record.Ran
 			}
 		}
 		if len(differ) > 0 {
-			c.found(l, name, "other content than on "+other, positions(l.Store, differ))
+			c.found(l, name, problemDiffers+other, positions(l.Store, differ))
 		}
 	}
 	return nil

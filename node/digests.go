@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"log/slog"
+	"strings"
 	"time"
 
 	"chainmail/archive"
@@ -15,6 +16,9 @@ import (
 
 // digests gives HTTP, and the node's own comparisons, the digests of an archive.
 type digests struct{ *archive.Archive }
+
+// Held is what the archive holds.
+func (d digests) Held(context.Context) ([]record.Log, error) { return d.Logs(), nil }
 
 // Segment sums up receipts n*1024+1 … (n+1)*1024 of a log.
 func (d digests) Segment(_ context.Context, log record.StoreID, n uint64) (api.Segment, error) {
@@ -34,6 +38,30 @@ func (d digests) Digests(_ context.Context, log record.StoreID, r record.Range) 
 	return all, err
 }
 
+// peerDigests are those of another member.
+type peerDigests struct{ *client.Client }
+
+// Held is what the member says that it holds.
+func (p peerDigests) Held(ctx context.Context) ([]record.Log, error) {
+	said, err := p.Self(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var logs []record.Log
+	for _, l := range said.Logs {
+		store, err := record.ParseStoreID(l.Store)
+		if err != nil {
+			return nil, err
+		}
+		held, err := record.ParseRanges(l.Held)
+		if err != nil {
+			return nil, err
+		}
+		logs = append(logs, record.Log{Store: store, Origin: l.Origin, Held: held})
+	}
+	return logs, nil
+}
+
 // compare compares this node and all members that can be reached, for what
 // view says that they must hold.
 func (n *Node) compare(ctx context.Context, view ring.View, report func(api.ClusterVerifyEvent)) error {
@@ -41,10 +69,13 @@ func (n *Node) compare(ctx context.Context, view ring.View, report func(api.Clus
 	asked := map[string]digester{n.config.Name: digests{n.archive}}
 	for name, logs := range n.known() {
 		if m, ok := view.Member(name); ok && n.members.Alive(name) {
-			var c *client.Client = n.peer(m)
+			c := n.peer(m)
 			defer c.Close()
-			held[name], asked[name] = logs, c
+			held[name], asked[name] = logs, peerDigests{c}
 		}
+	}
+	if own := n.chain.Status().Backlog; own != nil && own.Lost > 0 {
+		report(api.ClusterVerifyEvent{Node: n.config.Name, Problem: "held by no member that can be reached", At: own.LostAt})
 	}
 	c := comparison{view: view, held: held, ask: func(name string) digester { return asked[name] }, report: report}
 	return c.run(ctx)
@@ -88,7 +119,7 @@ func (n *Node) compareAndNote(ctx context.Context, view ring.View) error {
 			return
 		}
 		n.log.Error("replicas differ", slog.String("store", e.Log), slog.String("peer", e.Node), slog.String("problem", e.Problem), slog.Any("at", e.At))
-		if e.Problem != problemMissing {
+		if strings.HasPrefix(e.Problem, problemDiffers) {
 			differ += uint64(len(e.At))
 		}
 	})

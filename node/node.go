@@ -222,7 +222,31 @@ func (n *Node) Status() api.Status {
 		Listeners: n.listeners(),
 	}
 	s.State, s.Reason = n.condition()
+	if n.witness() {
+		return s
+	}
+	for _, c := range n.archive.Quarantined() {
+		if len(s.Conflicts) == maxConflicts {
+			break
+		}
+		s.Conflicts = append(s.Conflicts, api.Conflict{
+			Position: c.Position.String(), Held: c.Held.String(), Refused: c.Refused.String(), Peer: c.Peer, At: c.At, Kept: c.Kept.String(),
+		})
+	}
 	return s
+}
+
+// maxConflicts is how many positions with two contents a status names.
+const maxConflicts = 100
+
+// Members counts the members of the node's cluster that keep mail.
+func (n *Node) Members() int { return len(n.members.View().Ring()) }
+
+// Advertised is where others reach the node's listeners, by the names of
+// Addrs.
+func (n *Node) Advertised() map[string]string {
+	m, _ := n.members.View().Member(n.config.Name)
+	return addresses(m.Addresses)
 }
 
 // condition is the node's state and, where it is not active, why.

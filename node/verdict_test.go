@@ -30,15 +30,31 @@ func TestVerdict(t *testing.T) {
 			c.Members = append(c.Members, api.Member{Name: "w", Role: "witness", State: api.StateActive})
 		}, api.Green, ""},
 		"catching up": {func(c *api.Cluster) { c.Members[0].Backlog.Receipts = 7 }, api.Yellow, "a: lacks 7 receipts that others are sending it"},
-		"short":       {func(c *api.Cluster) { c.Members[0].Self.ShortNow = 3 }, api.Red, "a: 3 mails that it took have fewer copies"},
+		"short":       {func(c *api.Cluster) { c.Members[0].Self.ShortNow = 3 }, api.Red, "a: 3 receipts of its mail have fewer copies"},
 		"lost": {func(c *api.Cluster) {
 			c.Members[1].Backlog = &api.Backlog{Receipts: 2, Lost: 2, LostAt: []string{"0000000000000001:3-4"}}
 		}, api.Red, "0000000000000001:3-4"},
-		"damaged":            {func(c *api.Cluster) { c.Members[1].Self.Bad = 1 }, api.Red, "b: 1 damaged"},
-		"two contents":       {func(c *api.Cluster) { c.Members[1].Self.Quarantined = 1 }, api.Red, "two contents"},
-		"full":               {func(c *api.Cluster) { c.Members[0].Self.State = api.StateFull }, api.Red, "a: refuses mail"},
-		"nobody takes mail":  {func(c *api.Cluster) { c.Members = c.Members[:1]; c.Members[0].State = api.StateDraining }, api.Red, "no member takes mail"},
-		"red comes first":    {func(c *api.Cluster) { c.Quorum = false; c.Members[0].Self.ShortNow = 3 }, api.Red, "a: 3 mails"},
+		"damaged":           {func(c *api.Cluster) { c.Members[1].Self.Bad = 1 }, api.Red, "b: 1 receipt damaged"},
+		"two contents":      {func(c *api.Cluster) { c.Members[1].Self.Quarantined = 1 }, api.Red, "two contents"},
+		"full":              {func(c *api.Cluster) { c.Members[0].Self.State = api.StateFull }, api.Red, "a: refuses mail"},
+		"nobody takes mail": {func(c *api.Cluster) { c.Members = c.Members[:1]; c.Members[0].State = api.StateDraining }, api.Red, "no member takes mail"},
+		"red comes first":   {func(c *api.Cluster) { c.Quorum = false; c.Members[0].Self.ShortNow = 3 }, api.Red, "a: 3 receipts"},
+		"too few for the copies": {func(c *api.Cluster) {
+			c.Policies.Copies = 2
+			c.Members[1].State, c.Members[1].Self = api.StateUnreachable, nil
+		}, api.Red, "new mail has fewer copies than the 2 that the policy asks for: only 1 node is up"},
+		"and tempfail": {func(c *api.Cluster) {
+			c.Policies = api.Policies{Copies: 2, WhenShort: "tempfail"}
+			c.Members[1].State, c.Members[1].Self = api.StateUnreachable, nil
+		}, api.Red, "every mail is answered 451"},
+		"a lone node": {func(c *api.Cluster) { c.Policies.Copies = 2; c.Members = c.Members[:1] }, api.Green, ""},
+		"out of reach": {func(c *api.Cluster) {
+			n := uint64(5)
+			c.Members[1].State, c.Members[1].Self, c.Members[1].OutOfReach = api.StateUnreachable, nil, &n
+		}, api.Red, "b: 5 receipts that only it holds"},
+		"no link": {func(c *api.Cluster) {
+			c.Members[1].Link = &api.Link{State: "connecting", Problem: "connection refused"}
+		}, api.Yellow, "b: no chain link to it: connection refused"},
 		"a route has parked": {func(c *api.Cluster) { c.Routes = []api.Route{{Name: "piler", Parked: 1}} }, api.Yellow, "route piler: 1 mails"},
 	} {
 		t.Run(name, func(t *testing.T) {

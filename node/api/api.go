@@ -111,6 +111,8 @@ type Status struct {
 	Memory     Memory     `json:"memory"`
 	Scrub      Scrub      `json:"scrub"`
 	Listeners  []Listener `json:"listeners"`
+	// Conflicts are positions for which two contents came: the first 100.
+	Conflicts []Conflict `json:"conflicts,omitempty"`
 }
 
 // Disk is the free space that decides whether mail is taken.
@@ -141,6 +143,18 @@ type Finding struct {
 	SHA256   string    `json:"sha256,omitempty"` // empty when the receipt itself is unreadable
 	Problem  string    `json:"problem"`
 	FoundAt  time.Time `json:"found_at"`
+}
+
+// Conflict is a position for which a peer sent another receipt than the one
+// held: somebody's disk was set back. The mail was kept under a position of
+// its own.
+type Conflict struct {
+	Position string    `json:"position"`
+	Held     string    `json:"held"`    // SHA-256 of the message held there
+	Refused  string    `json:"refused"` // SHA-256 of the message that came
+	Peer     string    `json:"peer"`
+	At       time.Time `json:"at"`
+	Kept     string    `json:"kept"` // the position under which the refused mail was archived
 }
 
 // Listener is one address that takes mail.

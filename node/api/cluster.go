@@ -63,9 +63,12 @@ type Member struct {
 	Seen      time.Time         `json:"seen,omitzero"`      // when it last spoke with this node
 	ClockSkew *float64          `json:"clock_skew_seconds"` // its clock minus this node's; null: unknown
 	Backlog   *Backlog          `json:"backlog"`            // what it should hold and does not; null: unknown
-	Link      *Link             `json:"link,omitempty"`     // of this node to it
-	Warnings  []string          `json:"warnings,omitempty"` // what differs from its peers: version, limits, clock
-	Self      *SelfReport       `json:"self,omitempty"`     // what it says of itself; absent when it does not answer
+	// OutOfReach counts the receipts that, as far as is known, only this member
+	// holds while it is unreachable; null while it is reachable, or unknown.
+	OutOfReach *uint64     `json:"out_of_reach"`
+	Link       *Link       `json:"link,omitempty"`     // of this node to it
+	Warnings   []string    `json:"warnings,omitempty"` // what differs from its peers: version, limits, clock
+	Self       *SelfReport `json:"self,omitempty"`     // what it says of itself; absent when it does not answer
 }
 
 // Backlog is what a node should hold and does not.
