@@ -2,13 +2,13 @@ package chain
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
+	"hash/crc32"
 	"io"
+	"sync"
 
 	"chainmail/archive/record"
 )
@@ -33,7 +33,11 @@ import (
 //	                +-------+-----+-------+--------------------------+
 //	                flags: 1 = chunks of the body follow; others 0
 //	chunk     'C'   a stored chunk of the body of the last receipt
-//	end       'E'   SHA-256 of all bytes before this frame
+//	end       'E'   CRC-32C of all bytes before this frame, 4, big endian
+//
+// The checksum is against mistakes of programs and memory: against everybody
+// else there is TLS, and each body is checked by the SHA-256 in its receipt. A
+// cryptographic one would cost half of that check again, on both sides.
 //
 // The log frame of a store comes before its first receipt. A kind that a
 // reader does not know is skipped: a later version may add some. Nothing
@@ -55,29 +59,43 @@ const (
 	maxFrame        = 1 << 20  // chunks, and kinds that are not known
 )
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // errMalformed is inside every error about what a container holds.
 var errMalformed = errors.New("malformed container")
 
 // containerWriter makes a container. What it wrote can be taken back as far as
 // the last flush; so a receipt whose body cannot be read leaves no trace.
 type containerWriter struct {
-	buf  bytes.Buffer
-	hash hash.Hash
-	// flush is given the buffer's bytes, hashed, when there are many. They are
-	// its own only during the call.
+	buf *bytes.Buffer
+	sum uint32 // of what was flushed
+	// flush is given the buffer's bytes when there are many. They are its own
+	// only during the call.
 	flush   func([]byte) error
 	limit   int // bytes of the buffer at which it is flushed
 	flushes int
 }
 
 func newContainerWriter(limit int, flush func([]byte) error) *containerWriter {
-	w := &containerWriter{hash: sha256.New(), flush: flush, limit: limit}
+	w := &containerWriter{buf: writerBuffers.Get().(*bytes.Buffer), flush: flush, limit: limit}
 	w.buf.WriteString(containerMagic)
 	return w
 }
 
+// writerBuffers are of the size of a segment, sooner or later.
+var writerBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// release gives the buffer to the next writer. This one is done with.
+func (w *containerWriter) release() {
+	if w.buf.Cap() <= 4*segment {
+		w.buf.Reset()
+		writerBuffers.Put(w.buf)
+	}
+	w.buf = nil
+}
+
 func (w *containerWriter) head(kind byte, size int) {
-	w.buf.Write(binary.BigEndian.AppendUint32([]byte{kind}, uint32(size)))
+	w.buf.Write(binary.BigEndian.AppendUint32(append(w.buf.AvailableBuffer(), kind), uint32(size)))
 }
 
 // log tells origin and placements of a log.
@@ -101,7 +119,7 @@ func (w *containerWriter) receipt(p record.Position, encoded []byte, hasBody boo
 		return fmt.Errorf("receipt %v takes %d bytes, more than %d", p, len(encoded), maxReceiptFrame-receiptHead)
 	}
 	w.head(frameReceipt, receiptHead+len(encoded))
-	head := binary.BigEndian.AppendUint64(nil, uint64(p.Store))
+	head := binary.BigEndian.AppendUint64(w.buf.AvailableBuffer(), uint64(p.Store))
 	head = binary.BigEndian.AppendUint64(head, uint64(p.Seq))
 	if hasBody {
 		head = append(head, flagBody)
@@ -125,7 +143,7 @@ func (w *containerWriter) chunk(stored []byte) error {
 		return nil
 	}
 	w.flushes++
-	w.hash.Write(w.buf.Bytes())
+	w.sum = crc32.Update(w.sum, castagnoli, w.buf.Bytes())
 	defer w.buf.Reset()
 	return w.flush(w.buf.Bytes())
 }
@@ -136,18 +154,19 @@ func (w *containerWriter) size() int { return w.buf.Len() }
 // truncate takes back what was added since size was n, if it was not flushed.
 func (w *containerWriter) truncate(n int) { w.buf.Truncate(n) }
 
-// end gives the last bytes, with the end frame.
+// end gives the last bytes, with the end frame. They are good until release.
 func (w *containerWriter) end() []byte {
-	w.hash.Write(w.buf.Bytes())
-	w.head(frameEnd, sha256.Size)
-	w.buf.Write(w.hash.Sum(nil))
+	w.sum = crc32.Update(w.sum, castagnoli, w.buf.Bytes())
+	w.head(frameEnd, crc32.Size)
+	w.buf.Write(binary.BigEndian.AppendUint32(w.buf.AvailableBuffer(), w.sum))
 	return w.buf.Bytes()
 }
 
 // frame is what a container reader gives: a log, a receipt or a chunk. The
-// slices are good until the next one is asked for.
+// slices are of the reader's buffer.
 type frame struct {
 	kind     byte
+	size     int             // of its payload
 	log      record.Log      // frameLog
 	position record.Position // frameReceipt
 	encoded  []byte          // frameReceipt
@@ -158,15 +177,14 @@ type frame struct {
 // containerReader reads a container frame by frame.
 type containerReader struct {
 	r     io.Reader
-	hash  hash.Hash
-	buf   []byte
+	sum   uint32
+	buf   []byte // holds the payloads; the caller may change it for another
+	head  [frameHead]byte
 	begun bool
 	body  bool // chunks may come
 }
 
-func newContainerReader(r io.Reader) *containerReader {
-	return &containerReader{r: r, hash: sha256.New()}
-}
+func newContainerReader(r io.Reader) *containerReader { return &containerReader{r: r} }
 
 // next gives the next frame that is known, and io.EOF after a good end. An
 // errMalformed says that the bytes are no container; any other error is the
@@ -180,7 +198,7 @@ func (c *containerReader) next() (frame, error) {
 		if string(magic) != containerMagic {
 			return frame{}, fmt.Errorf("%w: it begins with %q", errMalformed, magic)
 		}
-		c.hash.Write(magic)
+		c.add(magic)
 		c.begun = true
 	}
 	for {
@@ -191,22 +209,25 @@ func (c *containerReader) next() (frame, error) {
 	}
 }
 
+// add adds bytes to the checksum.
+func (c *containerReader) add(b []byte) { c.sum = crc32.Update(c.sum, castagnoli, b) }
+
 // one reads a frame.
 func (c *containerReader) one() (f frame, known bool, err error) {
-	var head [frameHead]byte
-	if err := c.fill(head[:]); err != nil {
+	if err := c.fill(c.head[:]); err != nil {
 		return f, false, err
 	}
-	f.kind = head[0]
-	payload, err := c.payload(f.kind, binary.BigEndian.Uint32(head[1:]))
+	f.kind = c.head[0]
+	payload, err := c.payload(f.kind, binary.BigEndian.Uint32(c.head[1:]))
 	if err != nil {
 		return f, false, err
 	}
 	if f.kind == frameEnd {
 		return f, true, c.ended(payload)
 	}
-	c.hash.Write(head[:])
-	c.hash.Write(payload)
+	f.size = len(payload)
+	c.add(c.head[:])
+	c.add(payload)
 	switch f.kind {
 	case frameLog:
 		err = f.parseLog(payload)
@@ -219,28 +240,33 @@ func (c *containerReader) one() (f frame, known bool, err error) {
 			err = fmt.Errorf("%w: a chunk without a receipt that has a body", errMalformed)
 		}
 	default:
+		c.buf = c.buf[:len(c.buf)-len(payload)]
 		return f, false, nil
 	}
 	return f, true, err
 }
 
-// payload reads a frame's payload into the buffer.
+// payload reads a frame's payload into the buffer, or into a new one when it
+// does not fit: what was read before stays.
 func (c *containerReader) payload(kind byte, size uint32) ([]byte, error) {
 	limit := uint32(maxFrame)
 	switch kind {
 	case frameReceipt:
 		limit = maxReceiptFrame
 	case frameEnd:
-		limit = sha256.Size
+		limit = crc32.Size
 	}
 	if size > limit {
 		return nil, fmt.Errorf("%w: a frame of kind %q has %d bytes, more than %d", errMalformed, kind, size, limit)
 	}
-	if cap(c.buf) < int(size) {
-		c.buf = make([]byte, size, max(2*cap(c.buf), int(size)))
+	begin := len(c.buf)
+	if cap(c.buf)-begin < int(size) {
+		begin = 0
+		c.buf = make([]byte, 0, max(int(size), min(2*cap(c.buf), 2*loadBytes), 4<<10))
 	}
-	c.buf = c.buf[:size]
-	return c.buf, c.fill(c.buf)
+	c.buf = c.buf[:begin+int(size)]
+	payload := c.buf[begin:len(c.buf):len(c.buf)]
+	return payload, c.fill(payload)
 }
 
 // fill reads all of b. A container that ends within is malformed.
@@ -254,8 +280,8 @@ func (c *containerReader) fill(b []byte) error {
 
 // ended checks the end frame and that nothing follows.
 func (c *containerReader) ended(sum []byte) error {
-	if !bytes.Equal(sum, c.hash.Sum(nil)) {
-		return fmt.Errorf("%w: its SHA-256 is not the one at its end", errMalformed)
+	if len(sum) != crc32.Size || binary.BigEndian.Uint32(sum) != c.sum {
+		return fmt.Errorf("%w: its checksum is not the one at its end", errMalformed)
 	}
 	if _, err := io.ReadFull(c.r, make([]byte, 1)); err != nil {
 		return err // io.EOF where all is well

@@ -47,7 +47,8 @@
 //	link.go      one link session to a peer          lane.go     its live and bulk connections
 //	batch.go     what goes into the next container   send.go     how it is sent
 //	client.go    dial, EHLO, STARTTLS, versions      hello.go    the exchange of holdings
-//	server.go    the other end of it all             receive.go  containers that come in
+//	server.go    the other end of it all             receive.go  what is done with a body
+//	incoming.go  reading and taking in a container, side by side
 //	container.go the format of a container           wire.go     lines and replies
 //	copies.go    250 waits for copies                confirm.go  no position is used twice
 //	status.go    what the operator sees              backlog.go  pure: what is lacking where

@@ -27,6 +27,7 @@ type fakeArchive struct {
 	full     error // Accepting and intakes
 	intake   error // intakes only
 	syncTime time.Duration
+	work     int                      // how often an intake hashes what comes in, beside what it must
 	rotten   map[record.Position]bool // bodies that cannot be read
 	bodiesIn int                      // bodies that came with chunks
 	twice    int                      // receipts that came although they were held
@@ -348,6 +349,9 @@ func (i *fakeIntake) Receipt(p record.Position, encoded []byte, hasBody bool) (b
 }
 
 func (i *fakeIntake) Chunk(b []byte) error {
+	for range i.a.work {
+		sha256.Sum256(b)
+	}
 	i.last.body = append(i.last.body, b...)
 	return nil
 }

@@ -1,7 +1,6 @@
 package chain
 
 import (
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -81,26 +80,26 @@ func always(code int, format string, args ...any) func() reply {
 
 // receive takes a container into the archive. The reply, when it is asked for,
 // waits for the disk; meanwhile the next container may be read.
-func (c *Chain) receive(ctx context.Context, peer string, body io.Reader) func() reply {
-	in := &incoming{
-		reader: newContainerReader(body),
-		intake: c.opts.Archive.NewIntake(ctx, peer),
-		hulls:  map[record.StoreID]record.Range{},
-	}
-	if err := in.run(); err != nil {
-		in.intake.Discard()
-		r := in.refusal(err)
-		if r.code == 554 {
-			c.log.Warn("a container of a peer is refused", slog.String("peer", peer), slog.Any("err", err))
-		}
-		return func() reply { return r }
-	}
+func (s *server) receive(body io.Reader) func() reply {
+	c := s.c
+	in := newIncoming(c.opts.Archive.NewIntake(s.ctx, s.peer), s.spare)
+	before := s.taken
+	s.taken = in.taken
+	in.read(newContainerReader(body), before)
 	return func() reply {
-		defer in.intake.Discard()
-		if _, err := in.intake.Sync(); err != nil {
-			return in.refusal(err)
+		<-in.taken
+		if in.err == nil {
+			defer in.intake.Discard()
+			_, in.err = in.intake.Sync()
 		}
-		c.metrics.received.WithLabelValues(peer).Add(float64(in.receipts))
+		if in.err != nil {
+			r := in.refusal(in.err)
+			if r.code == 554 {
+				s.log.Warn("a container of the peer is refused", slog.Any("err", in.err))
+			}
+			return r
+		}
+		c.metrics.received.WithLabelValues(s.peer).Add(float64(in.receipts))
 		return c.durable(in.hulls).reply()
 	}
 }
@@ -115,58 +114,6 @@ func (c *Chain) durable(hulls map[record.StoreID]record.Range) durable {
 		}
 	})
 	return d
-}
-
-// incoming is a container that comes in.
-type incoming struct {
-	reader   *containerReader
-	intake   Intake
-	hulls    map[record.StoreID]record.Range // from the first to the last receipt of each log
-	receipts int
-	at       record.Position // the last receipt
-	want     bool            // its chunks
-}
-
-func (in *incoming) run() error {
-	for {
-		f, err := in.reader.next()
-		if err == io.EOF {
-			return in.about(in.intake.Enter(), in.at)
-		}
-		if err != nil {
-			return err
-		}
-		if err := in.frame(f); err != nil {
-			return err
-		}
-	}
-}
-
-func (in *incoming) frame(f frame) (err error) {
-	switch f.kind {
-	case frameLog:
-		return in.intake.Log(f.log)
-	case frameChunk:
-		if !in.want {
-			return nil
-		}
-		return in.about(in.intake.Chunk(f.chunk), in.at)
-	}
-	in.want, err = in.intake.Receipt(f.position, f.encoded, f.hasBody)
-	switch {
-	case errors.Is(err, ErrNoBody): // it is left out; the sender sees that and sends it with its body
-		return nil
-	case err != nil:
-		return in.about(err, in.at)
-	}
-	in.at = f.position
-	in.receipts++
-	hull, ok := in.hulls[f.position.Store]
-	if !ok {
-		hull = record.Range{First: f.position.Seq, Last: f.position.Seq}
-	}
-	in.hulls[f.position.Store] = record.Range{First: min(hull.First, f.position.Seq), Last: max(hull.Last, f.position.Seq)}
-	return nil
 }
 
 // positionError is about one receipt.

@@ -97,6 +97,7 @@ var (
 func (s *sender) send(b batch) error {
 	s.t = &transaction{sent: map[record.StoreID]record.Ranges{}, bare: map[record.StoreID]record.Ranges{}}
 	s.w = newContainerWriter(segment, func(bytes []byte) error { return s.segment(bytes, false) })
+	defer s.w.release()
 	s.history = s.lane.to == toBulk && !b[0].live
 	s.bodies = map[record.Position]bool{}
 	err := s.fill(b)
@@ -154,13 +155,13 @@ func (s *sender) add(p record.Position) error {
 		return nil
 	}
 	body := !s.bodies[e.BodyAt] && s.lane.needsBody(p, e.BodyAt)
-	mark, flushes, before := s.w.size(), s.w.flushes, s.t.sent[p.Store]
+	mark, flushes := s.w.size(), s.w.flushes
 	if err := s.w.receipt(p, e.Encoded, body); err != nil {
 		return s.lane.unreadable(p, err)
 	}
-	s.t.sent[p.Store] = before.Add(p.Seq)
+	s.t.sent[p.Store] = extend(s.t.sent[p.Store], p.Seq)
 	if !body {
-		s.t.bare[p.Store] = s.t.bare[p.Store].Add(p.Seq)
+		s.t.bare[p.Store] = extend(s.t.bare[p.Store], p.Seq)
 	} else {
 		var sending error
 		err := archive.Chunks(p.Store, e.Receipt.Body, func(stored []byte) error {
@@ -174,13 +175,33 @@ func (s *sender) add(p record.Position) error {
 			return cmp.Or(s.lane.unreadable(p, err), errSpoilt)
 		case err != nil:
 			s.w.truncate(mark)
-			s.t.sent[p.Store] = before
+			s.t.sent[p.Store] = retract(s.t.sent[p.Store])
 			return s.lane.unreadable(p, err)
 		}
 		s.bodies[e.BodyAt] = true
 	}
 	s.t.receipts++
 	return nil
+}
+
+// extend adds a number above all others to a set that is the caller's alone:
+// in place, so that the sets of a container with gaps cost no square of them.
+func extend(r record.Ranges, s record.Seq) record.Ranges {
+	if n := len(r); n > 0 && r[n-1].Last+1 == s {
+		r[n-1].Last = s
+		return r
+	}
+	return append(r, record.Range{First: s, Last: s})
+}
+
+// retract takes back the last extend.
+func retract(r record.Ranges) record.Ranges {
+	last := &r[len(r)-1]
+	if last.First == last.Last {
+		return r[:len(r)-1]
+	}
+	last.Last--
+	return r
 }
 
 // segment sends a part of the container.

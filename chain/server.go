@@ -27,7 +27,7 @@ const (
 //
 // Commands are read and carried out one after the other; their replies wait in
 // a queue, because some take time: a container's waits for the disk while the
-// next one is read, a hello may wait for news.
+// next one is read (see incoming), a hello may wait for news.
 //
 //	read ─► EHLO, MAIL, RCPT, BDAT … ─► queue of replies ─► wait for each ─► write
 func (c *Chain) Serve(ctx context.Context, conn net.Conn, peer string) {
@@ -41,11 +41,15 @@ func (c *Chain) Serve(ctx context.Context, conn net.Conn, peer string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.life, cancel)()
+	closed := make(chan struct{}) // there is no container before the first one
+	close(closed)
 	s := &server{
 		c: c, conn: conn, peer: peer, ctx: ctx,
-		log: c.log.With(slog.String("peer", peer)),
-		r:   bufio.NewReaderSize(patient{conn, ctx}, 64<<10),
-		out: make(chan func() reply, queueDepth),
+		log:   c.log.With(slog.String("peer", peer)),
+		r:     bufio.NewReaderSize(patient{conn, ctx}, 64<<10),
+		out:   make(chan func() reply, queueDepth),
+		spare: newLoads(),
+		taken: closed,
 	}
 	written := make(chan struct{})
 	go func() {
@@ -56,6 +60,7 @@ func (c *Chain) Serve(ctx context.Context, conn net.Conn, peer string) {
 	// still written.
 	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
 	err := s.read()
+	<-s.taken
 	stopping := ctx.Err() != nil
 	cancel()
 	if stopping {
@@ -122,6 +127,9 @@ type server struct {
 	pending string          // a command that was read while a container was expected
 	changed <-chan struct{} // since the last hello's reply
 	told    time.Time       // when that was
+
+	spare chan *load      // of containers
+	taken <-chan struct{} // closed when the last container is with the archive
 }
 
 var errQuit = errors.New("QUIT")
@@ -313,7 +321,7 @@ func (s *server) take(body *bodyReader) (answer func() reply) {
 	if s.to == toHello {
 		return s.hello(body)
 	}
-	return s.c.receive(s.ctx, s.peer, body)
+	return s.receive(body)
 }
 
 func parseBDAT(args string) (size int64, last bool, err error) {

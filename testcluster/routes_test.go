@@ -373,8 +373,10 @@ func routeGoesOn(t *testing.T, what node.RouteSend) {
 			c.Start("a")
 		case 2:
 			x.down()
-			c.KillAtSync("a", 5)
+			c.KillAtSync("a", 15)
+			c.Cut("a", "b") // nobody confirms where its log ends, so it begins a new one
 			c.Start("a")
+			c.Heal()
 			x.up()
 		case 3:
 			c.Crash("a")

@@ -13,10 +13,12 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	mathrand "math/rand/v2"
 	"net"
@@ -25,6 +27,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -441,6 +444,7 @@ func TestRemovedMember(t *testing.T) {
 			t.Errorf("on the link a removed node is told %q", got)
 		}
 		link.ended()
+		_ = raft[0].SetReadDeadline(time.Now().Add(answerTime))
 		_, err := raft[0].Read(make([]byte, 1))
 		if took := time.Since(removed); err == nil || took > 2*time.Second {
 			t.Errorf("open connections of a removed node last for %v more: %v", took, err)
@@ -721,15 +725,24 @@ func TestGossipOfOutsiders(t *testing.T) {
 	Virtual(t, Options{Nodes: 3}, func(t *testing.T, c *Cluster) {
 		before := c.shape()
 		random := mathrand.New(mathrand.NewPCG(7, 7))
+		var mu sync.Mutex
 		noise := func(n int) []byte {
+			mu.Lock()
+			defer mu.Unlock()
 			b := make([]byte, n)
 			for i := range b {
 				b[i] = byte(random.Uint32())
 			}
 			return b
 		}
-		// What memberlist says in plain text: b is dead, and x is alive.
-		dead := []byte("\x05\x84\xabIncarnation\xce\x7f\xff\xff\xff\xa4Node\xa1b\xa4From\xa1c\xa4Addr\xc0")
+		// What memberlist says in plain text: b is dead, whatever it says itself
+		// since, and x is alive.
+		deadNow := func(i int) []byte {
+			text := []byte("\x05\x83\xabIncarnation\xce")
+			text = binary.BigEndian.AppendUint32(text, uint32(1+i)<<16)
+			return append(text, "\xa4Node\xa1b\xa4From\xa1c"...)
+		}
+		dead := deadNow(1)
 		alive := []byte("\x04\x84\xabIncarnation\x01\xa4Node\xa1x\xa4Addr\xa4\x0a\x00\x00\x09\xa4Port\xcd\x1f\x9c")
 		sealed := func(text []byte) []byte { // with a key that is not the cluster's
 			block, err := aes.NewCipher(noise(32))
@@ -739,6 +752,7 @@ func TestGossipOfOutsiders(t *testing.T) {
 			nonce := noise(12)
 			return append([]byte{1}, seal.Seal(nonce, nonce, text, nil)...)
 		}
+		links := c.links()
 		socket, err := c.Net.Host("stranger").ListenPacket("udp", ":0")
 		c.must(err, "open a socket")
 		defer socket.Close()
@@ -748,7 +762,7 @@ func TestGossipOfOutsiders(t *testing.T) {
 			for i := range 600 {
 				for _, to := range []string{"a", "b", "c"} {
 					address := &net.UDPAddr{IP: c.Net.Host(to).IP(), Port: 8092}
-					for _, packet := range [][]byte{dead, alive, sealed(dead), sealed(alive), noise(1 + i*7%1400), append([]byte{byte(i)}, noise(40)...), {}, noise(60_000)[:min(60_000, 1+i*100)]} {
+					for _, packet := range [][]byte{deadNow(i), alive, sealed(dead), sealed(alive), noise(1 + i*7%1400), append([]byte{byte(i)}, noise(40)...), {}, noise(60_000)[:min(60_000, 1+i*100)]} {
 						_, _ = socket.WriteTo(packet, address)
 					}
 				}
@@ -778,12 +792,32 @@ func TestGossipOfOutsiders(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		<-done
+		if now := c.links(); !maps.Equal(now, links) {
+			t.Errorf("the links between the nodes were up since %v, and are since %v", links, now)
+		}
 		if after := c.shape(); after != before {
 			t.Errorf("the cluster was %s and is %s", before, after)
 		}
 		time.Sleep(answerTime)
 		c.Check()
 	})
+}
+
+// links is since when each link has been in its state: one to a node that is
+// thought dead is ended.
+func (c *Cluster) links() map[string]time.Time {
+	c.t.Helper()
+	since := map[string]time.Time{}
+	for _, from := range c.Running(node.RoleData) {
+		v, err := c.View(from)
+		c.must(err, "look at the cluster")
+		for _, m := range v.Members {
+			if m.Link != nil {
+				since[from+" to "+m.Name+" "+m.Link.State] = m.Link.Since
+			}
+		}
+	}
+	return since
 }
 
 // TestMalformedPeer: a member whose program has gone mad is told what is wrong,
