@@ -49,6 +49,23 @@ func TestBackfillRate(t *testing.T) {
 	})
 }
 
+// What was there before a node started is not taken for mail that is on its
+// way, however short the node has been running.
+func TestHistoryIsNoNews(t *testing.T) {
+	p := policies(1, 3)
+	p.BackfillRate = 64 << 10
+	inCluster(t, "a b", p, func(t *testing.T, c *cluster) {
+		c.nodes["b"].kill()
+		c.nodes["a"].fill(1000, 64<<10)
+		c.start("b")
+		c.linked()
+		time.Sleep(100 * time.Millisecond)
+		if own := c.nodes["b"].Status().Backlog; own == nil || own.Receipts-own.InFlight < 900 {
+			t.Errorf("backlog of a node that just started: %+v", own)
+		}
+	})
+}
+
 // While one node sends the history, the standby sees that and keeps quiet.
 func TestHistoryComesOnce(t *testing.T) {
 	p := policies(1, 3)

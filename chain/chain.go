@@ -35,6 +35,7 @@ type Chain struct {
 	logs      map[record.StoreID]*ownLog
 	peers     map[string]*peer
 	heard     map[record.StoreID]record.Seq // the highest number of a log that anybody has spoken of
+	before    map[record.StoreID]record.Seq // the same, by peers' first words in this life of theirs
 	waiters   map[record.StoreID][]*waiter  // in the order of their positions
 	weighed   map[peerLog]weighed
 	shortEver uint64
@@ -57,12 +58,15 @@ type ownLog struct {
 // settling is how long a receipt may be on its way without being called late.
 const settling = 3 // seconds
 
-// settled is the end of the log some seconds ago.
-func (l *ownLog) settled() record.Seq {
-	if len(l.marks) == 0 {
-		return 0
+// endSettledLocked is the end of a log some seconds ago, or where it is later,
+// the end of which peers told when they first spoke: what was there then is no
+// news, however short this node has been running.
+func (c *Chain) endSettledLocked(s record.StoreID) record.Seq {
+	end := c.before[s]
+	if l := c.logs[s]; l != nil && len(l.marks) > 0 {
+		end = max(end, l.marks[0])
 	}
-	return l.marks[0]
+	return end
 }
 
 // New checks the options and starts nothing.
@@ -82,6 +86,7 @@ func New(o Options) (*Chain, error) {
 		logs:    map[record.StoreID]*ownLog{},
 		peers:   map[string]*peer{},
 		heard:   map[record.StoreID]record.Seq{},
+		before:  map[record.StoreID]record.Seq{},
 		waiters: map[record.StoreID][]*waiter{},
 		news:    make(chan struct{}),
 	}

@@ -212,6 +212,11 @@ func (c *Chain) learn(name string, h hello, answered bool) {
 	if p.link == nil && !answered {
 		ringBell(p.redial)
 	}
+	if p.belief.boot != h.Boot && answered {
+		for _, l := range h.Logs {
+			c.before[l.Store] = max(c.before[l.Store], lastKnown(l.Log))
+		}
+	}
 	if !answered && p.belief.boot != h.Boot || !p.belief.hello(h.Boot, h.Generation, h.held()) {
 		return
 	}

@@ -163,7 +163,7 @@ func (c *Chain) backlogLocked(name string) *Backlog {
 		sum.Logs = append(sum.Logs, l)
 		sum.Receipts += l.Receipts
 		sum.Lost += l.Lost
-		sum.InFlight += above(lacks.Minus(lost), c.logs[s].settled()).Count()
+		sum.InFlight += above(lacks.Minus(lost), c.endSettledLocked(s)).Count()
 		for _, r := range lost {
 			if len(sum.LostAt) < 100 {
 				sum.LostAt = append(sum.LostAt, s.String()+":"+r.String())
@@ -189,7 +189,7 @@ func (c *Chain) shortNowLocked() (n uint64) {
 		for _, p := range c.peers {
 			others = append(others, p.belief.held(s))
 		}
-		old := l.Held.Intersect(record.Of(1, l.settled()))
+		old := l.Held.Intersect(record.Of(1, c.endSettledLocked(s)))
 		for _, w := range c.waiters[s] {
 			old = old.Minus(record.Of(w.position.Seq, w.position.Seq))
 		}

@@ -24,3 +24,9 @@ func reachable(addr string) (host, port string) {
 
 // programName is what to type to start this program again.
 func programName() string { return os.Args[0] }
+
+// loopback reports whether other machines cannot reach the host.
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && (ip.IsLoopback() || ip.IsUnspecified())
+}

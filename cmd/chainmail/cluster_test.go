@@ -34,7 +34,8 @@ type fakeMember struct {
 	parked  []api.Parked
 	safe    api.SafeToStop
 	bodies  []string
-	ended   bool // after the last cluster but one
+	ended   bool   // after the last cluster but one
+	end     func() // is called then
 }
 
 func (f *fakeMember) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -44,6 +45,9 @@ func (f *fakeMember) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.bodies = append(f.bodies, r.Method+" "+r.URL.RequestURI()+" "+string(body))
 	switch {
 	case path == "/cluster" && f.ended && len(f.cluster) == 1:
+		if f.end != nil {
+			f.end()
+		}
 		panic(http.ErrAbortHandler)
 	case path == "/cluster" && len(f.cluster) > 0:
 		answer(f.cluster[0])
@@ -101,8 +105,10 @@ func troubledCluster() api.Cluster {
 	c.Verdict, c.Leader, c.Quorum, c.Epoch = api.Red, "", false, 1234
 	c.Reasons = []string{
 		"a: 3 mails that it took have fewer copies than the policy asks for",
+		"b: lacks 2 receipts that no reachable member holds: 4f2a9c1be0d37786:7-8",
+		"b: 12 receipts that only it holds cannot be read until it is back",
 		"b: unreachable (connection refused)",
-		"c: its clock is 12 s behind",
+		"c\x1b[31m: its clock is 12 s behind",
 	}
 	c.Policies = api.Policies{Copies: 3, WhenShort: "tempfail", AckTimeout: 1.5, BackfillRate: 20 << 20}
 	c.Members[0].Self.ShortNow = 3
@@ -110,12 +116,17 @@ func troubledCluster() api.Cluster {
 	b.State, b.Reason, b.Self, b.Seen = "unreachable", "connection refused", nil, received.Add(-time.Minute)
 	b.Backlog = &api.Backlog{Receipts: 1204, Oldest: &oldest, Lost: 2, LostAt: []string{"4f2a9c1be0d37786:7-8"}}
 	b.Link = &api.Link{State: "connecting", Problem: "connection refused"}
+	outOfReach := uint64(12)
+	b.OutOfReach = &outOfReach
 	c.Members = append(c.Members[:2:2],
 		api.Member{
 			Name: "c\x1b[31m", Role: "data", State: "joining", Version: "v0.1.9", Successor: "a",
 			Backlog: &api.Backlog{Receipts: 98765, Bytes: &bytes}, Self: &api.SelfReport{}, Warnings: []string{"its clock is 12 s behind", "its version is v0.1.9"},
 		},
-		api.Member{Name: "d", Role: "data", State: "starting", Successor: "a"},
+		api.Member{
+			Name: "d", Role: "data", State: "starting", Reason: "its archive is opened", Successor: "a",
+			Link: &api.Link{State: "connecting", Problem: "connection refused"}, Warnings: []string{"its clock is 12 s behind"},
+		},
 		c.Members[2])
 	c.Routes = []api.Route{
 		{Name: "piler", Target: "piler.example.com:25", State: "retrying", Problem: "connection refused", Next: &next, Backlog: 17, Oldest: &oldest, Parked: 1},
@@ -135,8 +146,29 @@ func TestClusterOutput(t *testing.T) {
 	refusing := newFakeMember()
 	refusing.refusal = &api.Error{Error: "b holds 12 receipts that nobody else has", Hint: "start it again, or add --force b"}
 	refusing.safe = api.SafeToStop{Name: "b", Reasons: []string{"c is unreachable: mail would have 1 copy", "the quorum would be lost"}}
+	lone := newFakeMember()
+	lone.cluster[0].Members = append(lone.cluster[0].Members[:1:1], lone.cluster[0].Members[2])
+	loneByWitness := newFakeMember()
+	loneByWitness.cluster[0].Members, loneByWitness.cluster[0].Node = lone.cluster[0].Members, "w"
+	twice := newFakeMember()
+	twice.cluster[0].Verdict, twice.cluster[0].Reasons = api.Red, []string{"a: 121 positions have two contents"}
+	twice.cluster[0].Members[0].Self.Quarantined = 121
+	for i := range 100 {
+		twice.status.Conflicts = append(twice.status.Conflicts, api.Conflict{
+			Position: fmt.Sprintf("4f2a9c1be0d37786:%d", i+7), Held: strings.Repeat("a", 64), Refused: strings.Repeat("b", 64),
+			Peer: "b\x1b[2J", At: received, Kept: fmt.Sprintf("1111111111111111:%d", i+90),
+		})
+	}
+	once := newFakeMember()
+	once.status.Conflicts = twice.status.Conflicts[:1]
+	down := newFakeMember()
+	down.cluster[0].Members[1].State, down.cluster[0].Members[1].Self = api.StateUnreachable, nil
+	downBad := newFakeMember()
+	downBad.cluster = down.cluster
+	downBad.safe = api.SafeToStop{Name: "b", Reasons: []string{"12 receipts are on no other node"}}
 	safe := newFakeMember()
 	safe.safe = api.SafeToStop{Name: "b", Safe: true}
+	down.safe = safe.safe
 	routes := newFakeMember()
 	routes.routes = troubledCluster().Routes
 	routes.parked = []api.Parked{{Position: "4f2a9c1be0d37786:42", SHA256: strings.Repeat("a", 64), Reply: "550 5.7.1 \x1b[2Jno", At: received, Attempts: 1}}
@@ -161,6 +193,10 @@ func TestClusterOutput(t *testing.T) {
 		{"cluster-status-yellow", yellow, "status", exitOK},
 		{"cluster-status-witness", witness, "status", exitOK},
 		{"cluster-status-red", red, "status", exitFailed},
+		{"cluster-status-lone", lone, "status", exitOK},
+		{"cluster-status-lone-witness", loneByWitness, "status", exitOK},
+		{"cluster-status-conflicts", twice, "status", exitFailed},
+		{"cluster-status-conflict", once, "status", exitOK},
 		{"cluster-status-json", red, "status -o json", exitFailed},
 		{"cluster-show", green(), "cluster show", exitOK},
 		{"cluster-show-red", red, "cluster show", exitOK},
@@ -176,6 +212,8 @@ func TestClusterOutput(t *testing.T) {
 		{"ring-move", green(), "ring move b --after w", exitOK},
 		{"keys-rotate", green(), "keys rotate", exitOK},
 		{"safe-to-stop", safe, "safe-to-stop b", exitOK},
+		{"safe-to-stop-down", down, "safe-to-stop b", exitOK},
+		{"safe-to-stop-down-not", downBad, "safe-to-stop b", exitFailed},
 		{"safe-to-stop-not", refusing, "safe-to-stop b", exitFailed},
 		{"safe-to-stop-json", refusing, "safe-to-stop b -o json", exitFailed},
 		{"route-list", routes, "route list", exitOK},
@@ -250,23 +288,56 @@ func TestDrainWaits(t *testing.T) {
 	}
 	golden(t, "testdata/output/drain-node-wait.txt", stderr)
 
-	// The drained node itself is asked, and ends when it has left.
-	f = newFakeMember()
-	draining := stage(0)
-	f.cluster = []api.Cluster{draining, draining}
-	f.ended = true
-	socket := serveFake(t, f)
-	if err := membership.Create(node.ClusterDir(filepath.Dir(socket)), membership.CreateOptions{Name: "other", Role: ring.Data}); err != nil {
-		t.Fatal(err)
-	}
-	if code, _, stderr := runCommand(t, "drain-node", "b", "--wait", "--socket", socket); code != exitOK || !strings.HasSuffix(stderr, "b has left the cluster.\n") {
-		t.Errorf("exit code %d: %s", code, stderr)
-	}
-
 	f = newFakeMember()
 	f.cluster = []api.Cluster{stage(5), greenCluster()}
 	if code, _, stderr := runCommand(t, "drain-node", "b", "--wait", "--socket", serveFake(t, f)); code != exitFailed || !strings.Contains(stderr, "b does not drain any more") {
 		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// TestDrainWaitsForTheNodeThatIsAsked: it answers no more when it has left.
+func TestDrainWaitsForTheNodeThatIsAsked(t *testing.T) {
+	pollPeriod = time.Millisecond
+	t.Cleanup(func() { pollPeriod = time.Second })
+	const left, ended, unsure = "b has left the cluster.\n", "b has handed over everything, and has ended: it has left the cluster.\n", "cannot tell whether b has left"
+	for _, test := range []struct {
+		name, asked string
+		receipts    uint64
+		disk        string // the member that the last view on disk has; empty: there is none
+		lost        bool   // the connections break, and the socket stays
+		code        int
+		says        string
+	}{
+		{"written down", "b", 7, "other", false, exitOK, left},
+		{"written down, the socket is still there", "b", 0, "other", true, exitOK, left},
+		{"nothing was left", "b", 0, "", false, exitOK, ended},
+		{"nothing was left, by the disk a member", "b", 0, "b", false, exitOK, ended},
+		{"nothing was left, and it still listens", "b", 0, "b", true, exitFailed, unsure},
+		{"something was left", "b", 7, "b", false, exitFailed, unsure},
+		{"another node was asked", "a", 0, "b", false, exitFailed, unsure},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := greenCluster()
+			c.Node = test.asked
+			c.Members[1].State = api.StateDraining
+			c.Members[1].Self = &api.SelfReport{State: api.StateDraining, ToHandOver: &test.receipts}
+			f := newFakeMember()
+			f.cluster = []api.Cluster{c, c}
+			f.ended = true
+			socket := serveFake(t, f)
+			if !test.lost {
+				f.end = func() { _ = os.Remove(socket) }
+			}
+			if test.disk != "" {
+				if err := membership.Create(node.ClusterDir(filepath.Dir(socket)), membership.CreateOptions{Name: test.disk, Role: ring.Data}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			code, _, stderr := runCommand(t, "drain-node", "b", "--wait", "--socket", socket)
+			if last := stderr[strings.LastIndex(strings.TrimSuffix(stderr, "\n"), "\n")+1:]; code != test.code || !strings.Contains(last, test.says) {
+				t.Errorf("exit code %d: %s", code, stderr)
+			}
+		})
 	}
 }
 
@@ -389,7 +460,8 @@ func TestJoinStarts(t *testing.T) {
 	var out, errs bytes.Buffer
 	code := run(t.Context(), []string{"join-node", "--name", "b", "--peer", "a:8025", "--token", "-", "--data-dir", dir, "--start"},
 		streams{strings.NewReader(" chainmail-join-1.stdin \n"), &out, &errs})
-	if code != exitOK || len(j.ran) != 1 || j.joined[0].Token != "chainmail-join-1.stdin" || j.ran[0].Name != "b" {
+	if code != exitOK || len(j.ran) != 1 || j.joined[0].Token != "chainmail-join-1.stdin" || j.ran[0].Name != "b" ||
+		errs.String() != "b is a member of the cluster since epoch 4.\n" {
 		t.Errorf("exit code %d, %s, %+v", code, errs.String(), j)
 	}
 }
@@ -440,7 +512,7 @@ func TestWitnessJoinsOnce(t *testing.T) {
 	j := recordJoins(t)
 	dir := filepath.Join(newDataDir(t), "w")
 	first := []string{"witness", "--name", "w", "--data-dir", dir, "--peer", "a:8025", "--token", "t", "--raft", "127.0.0.1:9"}
-	if code, _, stderr := runCommand(t, first...); code != exitOK || stderr != "w is a member of the cluster now\n" {
+	if code, _, stderr := runCommand(t, first...); code != exitOK || stderr != "w is a member of the cluster since epoch 4.\n" {
 		t.Fatalf("exit code %d: %s", code, stderr)
 	}
 	// Much like what joining would have left.

@@ -21,9 +21,14 @@ import (
 	"chainmail/node"
 )
 
+// Where a node looks when it is not told; tests put something else here.
+var (
+	systemConfig     = "/etc/chainmail/chainmail.yaml"
+	defaultDirectory = node.Default().DataDir
+)
+
 const (
-	systemConfig = "/etc/chainmail/chainmail.yaml" // read when --config is not given and it exists
-	envPrefix    = "CHAINMAIL"
+	envPrefix = "CHAINMAIL"
 	// keyDelimiter keeps dots usable in keys: viper would split them.
 	keyDelimiter = "::"
 )
@@ -52,16 +57,18 @@ const ownConfig = "chainmail.yaml"
 
 // configFile is the file that a node with these flags reads; empty: none. A
 // data directory that was named and has a file of its own is no business of the
-// system's file.
+// system's file. The default directory's own file counts only where no
+// directory is named: it is about a node of another directory else.
 func configFile(named string, flags *pflag.FlagSet) string {
 	if named != "" {
 		return named
 	}
-	if dir := namedDirectory(flags); dir != "" && exists(filepath.Join(dir, ownConfig)) {
-		return filepath.Join(dir, ownConfig)
+	places := []string{systemConfig, filepath.Join(defaultDirectory, ownConfig)}
+	if dir := namedDirectory(flags); dir != "" {
+		places = []string{filepath.Join(dir, ownConfig), systemConfig}
 	}
-	if exists(systemConfig) {
-		return systemConfig
+	if i := slices.IndexFunc(places, exists); i >= 0 {
+		return places[i]
 	}
 	return ""
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -43,7 +44,7 @@ error, and the exit code is then 2. Nothing is opened or changed.`,
 }
 
 func addConfigFlag(flags *pflag.FlagSet, file *string) {
-	flags.StringVar(file, "config", "", "configuration `FILE` (default DIRECTORY/"+ownConfig+" of a data directory that was named, or "+systemConfig+", whichever exists)")
+	flags.StringVar(file, "config", "", "configuration `FILE` (default the first that exists: DIRECTORY/"+ownConfig+" of a data directory that was named, "+systemConfig+", else "+filepath.Join(defaultDirectory, ownConfig)+")")
 }
 
 // checkedConfig returns the effective configuration, or every problem of it:

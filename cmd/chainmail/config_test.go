@@ -202,3 +202,82 @@ func TestFlagsThatAreNotGivenChangeNothing(t *testing.T) {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}
 }
+
+// TestWhichFileIsRead: the first of those that the rule names and that exist.
+func TestWhichFileIsRead(t *testing.T) {
+	folder := t.TempDir()
+	system, standard, named, bare := filepath.Join(folder, "etc.yaml"), filepath.Join(folder, "default"), filepath.Join(folder, "named"), filepath.Join(folder, "bare")
+	oldSystem, oldDirectory := systemConfig, defaultDirectory
+	t.Cleanup(func() { systemConfig, defaultDirectory = oldSystem, oldDirectory })
+	systemConfig, defaultDirectory = system, standard
+	for file, text := range map[string]string{
+		filepath.Join(standard, ownConfig): "name: default\ndata_dir: " + standard + "\n",
+		filepath.Join(named, ownConfig):    "name: named\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j := recordJoins(t)
+	expect := func(name, dir string, args ...string) {
+		t.Helper()
+		args = append([]string{"node"}, args...)
+		if code, _, stderr := runCommand(t, args...); code != exitOK {
+			t.Fatalf("%v: exit code %d: %s", args, code, stderr)
+		}
+		if c := j.ran[len(j.ran)-1]; c.Name != name || c.DataDir != dir {
+			t.Errorf("%v: node %s in %s, want %s in %s", args, c.Name, c.DataDir, name, dir)
+		}
+	}
+	host := node.Default().Complete().Name
+	expect("default", standard)
+	expect("named", named, "--data-dir", named)
+	expect(host, bare, "--data-dir", bare) // the default directory's file is about another node
+	if dir, err := new(target).directory(); err != nil || dir != standard {
+		t.Errorf("the commands ask the node in %s, %v", dir, err)
+	}
+
+	if err := os.WriteFile(system, []byte("name: system\ndata_dir: "+bare+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect("system", bare)
+	expect("named", named, "--data-dir", named)
+	expect("system", folder, "--data-dir", folder)
+	expect("default", standard, "--data-dir", standard)
+	t.Setenv("CHAINMAIL_DATA_DIR", named)
+	expect("named", named)
+	expect("default", named, "--config", filepath.Join(standard, ownConfig))
+}
+
+// TestJoinAndStartWithoutFlags: what join-node writes by default is what node
+// reads by default.
+func TestJoinAndStartWithoutFlags(t *testing.T) {
+	oldSystem, oldDirectory := systemConfig, defaultDirectory
+	t.Cleanup(func() { systemConfig, defaultDirectory = oldSystem, oldDirectory })
+	systemConfig, defaultDirectory = filepath.Join(t.TempDir(), "none.yaml"), filepath.Join(t.TempDir(), "default")
+	file := filepath.Join(defaultDirectory, ownConfig)
+	text, err := joinedConfig(node.Config{Name: "b", DataDir: defaultDirectory, SMTP: "127.0.0.1:2510"}.Complete())
+	if err != nil {
+		t.Fatal(err)
+	}
+	join := joining{}
+	if got, err := join.configFile(newJoinNodeCommand().Flags()); err != nil || got != file {
+		t.Errorf("join-node writes %s, %v", got, err)
+	}
+	if err := os.MkdirAll(defaultDirectory, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := join.configFile(newJoinNodeCommand().Flags()); err != nil || got != file {
+		t.Errorf("join-node reads %s, %v", got, err)
+	}
+	j := recordJoins(t)
+	if code, _, stderr := runCommand(t, "node"); code != exitOK || j.ran[0].Name != "b" || j.ran[0].SMTP != "127.0.0.1:2510" {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}

@@ -71,7 +71,7 @@ named by position in the status.`,
 			}
 			switch {
 			case start:
-				fmt.Fprintf(cmd.ErrOrStderr(), "%s\n", sanitize(done.Message))
+				sayJoined(cmd.ErrOrStderr(), config, done)
 				return runNode(cmd, config)
 			case format == formatJSON:
 				return printJSON(cmd.OutOrStdout(), struct {
@@ -88,6 +88,12 @@ named by position in the status.`,
 	flags.BoolVar(&start, "start", false, "go on as the node")
 	addOutputFlag(flags, &format)
 	return cmd
+}
+
+// sayJoined is for a node that is started at once: the answer to a join tells
+// to start it.
+func sayJoined(w io.Writer, config node.Config, done api.Changed) {
+	fmt.Fprintf(w, "%s is a member of the cluster since epoch %d.\n", sanitize(config.Name), done.Epoch)
 }
 
 func printJoined(w io.Writer, done api.Changed, config node.Config, file string) error {
@@ -139,7 +145,7 @@ func (j *joining) configFile(flags *pflag.FlagSet) (string, error) {
 	}
 	if file == "" {
 		if dir == "" {
-			dir = node.Default().DataDir
+			dir = defaultDirectory
 		}
 		file = filepath.Join(dir, ownConfig)
 	}

@@ -90,6 +90,10 @@ The exit code is 1 when the drain is refused, or ends before the member has left
 // pollPeriod is how often a command that waits looks again.
 var pollPeriod = time.Second
 
+// endPolls is how often a node that answers no more is looked for: it may be
+// about to write down that it has left, or be started again.
+const endPolls = 3
+
 // drainWait waits for a member to leave.
 type drainWait struct {
 	client *client.Client
@@ -99,23 +103,35 @@ type drainWait struct {
 
 // untilLeft reports a line whenever the progress has changed.
 func (w drainWait) untilLeft(ctx context.Context, name string) error {
-	for said := ""; ; {
+	handedOver := false // it is the node that is asked, and nothing was left to hand over
+	said, silent := "", 0
+	for {
 		cluster, err := w.client.Cluster(ctx)
 		m, there := member(cluster, name)
 		switch {
 		case ctx.Err() != nil:
 			return fmt.Errorf("%w: %s goes on draining; 'chainmail drain-node %s --wait' waits again", context.Cause(ctx), name, name)
-		case err != nil && !w.leftOnDisk(name):
-			return fmt.Errorf("cannot tell whether %s has left: %w: ask another member with 'chainmail status'", name, err)
-		case !there: // or it is the drained node that was asked, and that has ended
+		case err == nil && !there, err != nil && w.leftOnDisk(name):
 			fmt.Fprintf(w.notes, "%s has left the cluster.\n", sanitize(name))
 			return nil
+		case err != nil && silent < endPolls:
+			silent++
+		case handedOver && errors.Is(err, client.ErrNoNode):
+			fmt.Fprintf(w.notes, "%s has handed over everything, and has ended: it has left the cluster.\n", sanitize(name))
+			return nil
+		case errors.Is(err, client.ErrNoNode):
+			return fmt.Errorf("cannot tell whether %s has left: the node that was asked runs no more: ask another member with 'chainmail status'", name)
+		case err != nil:
+			return fmt.Errorf("cannot tell whether %s has left: %w: ask another member with 'chainmail status'", name, err)
 		case m.State != api.StateDraining && m.State != api.StateUnreachable:
 			return fmt.Errorf("%s does not drain any more, it is %s: see 'chainmail status'", name, m.State)
-		}
-		if line := drainProgress(m); line != said {
-			said = line
-			fmt.Fprintln(w.notes, sanitize(line))
+		default:
+			silent = 0
+			handedOver = name == cluster.Node && m.Self != nil && m.Self.ToHandOver != nil && *m.Self.ToHandOver == 0
+			if line := drainProgress(m); line != said {
+				said = line
+				fmt.Fprintln(w.notes, sanitize(line))
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -253,7 +269,8 @@ func newSafeToStopCommand() *cobra.Command {
 		Short: "May a member be stopped for a while?",
 		Long: `Tells whether a member may be stopped, for an upgrade or a repair, without mail
 being refused or left with fewer copies than the policies ask for. The exit code
-is 0 when it may, and 1 with the reasons when not.`,
+is 0 when it may, and 1 with the reasons when not. It says so when the member is
+down already.`,
 		Example: "  chainmail safe-to-stop b && ssh b systemctl restart chainmail",
 		Args:    oneArgument("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -269,7 +286,7 @@ is 0 when it may, and 1 with the reasons when not.`,
 			if format == formatJSON {
 				err = printJSON(cmd.OutOrStdout(), answer)
 			} else {
-				err = printSafeToStop(cmd.OutOrStdout(), answer)
+				err = printSafeToStop(cmd.OutOrStdout(), answer, isDown(cmd.Context(), c, args[0]))
 			}
 			if err == nil && !answer.Safe {
 				err = quietError{exitFailed}
@@ -282,13 +299,27 @@ is 0 when it may, and 1 with the reasons when not.`,
 	return cmd
 }
 
-func printSafeToStop(w io.Writer, answer api.SafeToStop) error {
+// isDown reports whether the node sees that a member does not answer.
+func isDown(ctx context.Context, c *client.Client, name string) bool {
+	cluster, err := c.Cluster(ctx)
+	m, _ := member(cluster, name)
+	return err == nil && m.State == api.StateUnreachable
+}
+
+func printSafeToStop(w io.Writer, answer api.SafeToStop, down bool) error {
 	name := sanitize(answer.Name)
-	if answer.Safe {
+	switch {
+	case answer.Safe && down:
+		_, err := fmt.Fprintf(w, "%s does not answer: it is down already, or cut off.\n", name)
+		return err
+	case answer.Safe:
 		_, err := fmt.Fprintf(w, "%s may be stopped.\n", name)
 		return err
+	case down:
+		fmt.Fprintf(w, "%s does not answer: it is down already, or cut off. It should be up:\n", name)
+	default:
+		fmt.Fprintf(w, "%s should not be stopped now:\n", name)
 	}
-	fmt.Fprintf(w, "%s should not be stopped now:\n", name)
 	for _, why := range answer.Reasons {
 		if _, err := fmt.Fprintf(w, "  %s\n", sanitize(why)); err != nil {
 			return err

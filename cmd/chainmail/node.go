@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -70,7 +71,9 @@ func serveNode(cmd *cobra.Command, config node.Config) error {
 	var n *node.Node
 	options := node.Options{Version: version, Logger: newLogger(notes, config.Log)}
 	if config.Log.Format == node.LogText {
-		options.Ready = func() { printWelcome(notes, config, n.Addrs()) }
+		options.Ready = func() {
+			printWelcome(notes, welcome{config: config, addrs: n.Addrs(), advertised: n.Advertised(), members: n.Members()})
+		}
 	}
 	n, err := node.New(config, options)
 	if err != nil {
@@ -91,14 +94,22 @@ func newLogger(w io.Writer, c node.Log) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
+// welcome is what a person is told of a node that is ready.
+type welcome struct {
+	config            node.Config
+	addrs, advertised map[string]string // by port: where it listens, and where others reach it
+	members           int               // of the cluster that keep mail
+}
+
 // printWelcome tells a person who started a node by hand how to use it.
-func printWelcome(w io.Writer, config node.Config, addrs map[string]string) {
+func printWelcome(w io.Writer, is welcome) {
+	config := is.config
 	if config.Role == node.RoleWitness {
 		fmt.Fprintf(w, "\nThe witness %s votes; it keeps no mail. Stop it with Ctrl-C.\n\n", config.Name)
 		return
 	}
 	dataDir := config.DataDir
-	smtp := addrs["smtp"]
+	smtp := is.addrs["smtp"]
 	if smtp == "" {
 		return // connectors of the operator's own, who knows how to reach them
 	}
@@ -111,21 +122,27 @@ or, without swaks:
 See it:
   %s list --data-dir %s
 `, smtp, host, port, host, port, programName(), dataDir)
-	if http := addrs["http"]; http != "" {
-		host, port := reachable(http)
-		fmt.Fprintf(w, "  curl http://%s:%s/readyz\n", host, port)
-		printHowToJoin(w, dataDir, http)
+	host, port = reachable(is.addrs["http"])
+	fmt.Fprintf(w, "  curl http://%s:%s/readyz\n", host, port)
+	if is.members > 1 {
+		fmt.Fprintf(w, "How the cluster of %d nodes is:\n  %s status --data-dir %s\n", is.members, programName(), dataDir)
+	} else {
+		printHowToJoin(w, is)
 	}
 	fmt.Fprintln(w, "Stop the node with Ctrl-C.")
 	fmt.Fprintln(w)
 }
 
 // printHowToJoin tells how a second node is added: one node is no archive yet.
-func printHowToJoin(w io.Writer, dataDir, http string) {
-	host, port := reachable(http)
+func printHowToJoin(w io.Writer, is welcome) {
+	there, peer := "on the other machine", is.advertised["http"]
+	if host, port, err := net.SplitHostPort(peer); err != nil || port == "0" || loopback(host) {
+		host, port := reachable(is.addrs["http"])
+		there, peer = there+", with the address of this one in place of "+host, host+":"+port
+	}
 	fmt.Fprintf(w, `Add a second node, so that mail survives the loss of this one. Make a token here:
   %s token join --data-dir %s
-and on the other machine, with the address of this one in place of %s:
-  chainmail join-node --name NAME --peer %s:%s --token TOKEN --start
-`, programName(), dataDir, host, host, port)
+and %s:
+  chainmail join-node --name NAME --peer %s --token TOKEN --start
+`, programName(), is.config.DataDir, there, peer)
 }

@@ -103,12 +103,11 @@ func (s fullStatus) print(w io.Writer, format outputFormat, now time.Time) error
 		}
 		fmt.Fprintln(w)
 	}
-	witness := false
+	var own api.Member
 	if s.Cluster != nil {
-		own, _ := member(*s.Cluster, s.Cluster.Node)
-		witness = own.Role == roleWitness
+		own, _ = member(*s.Cluster, s.Cluster.Node)
 	}
-	return printStatus(w, s.Status, witness, now)
+	return printStatus(w, s.Status, own, now)
 }
 
 // clearScreen moves the cursor home and clears the screen (ECMA-48 CUP, ED).
@@ -163,8 +162,9 @@ func printPage(out, notes io.Writer, s fullStatus, problem error, format outputF
 	return nil
 }
 
-// printStatus prints what concerns one node. A witness has no mail to tell of.
-func printStatus(w io.Writer, s api.Status, witness bool, now time.Time) error {
+// printStatus prints what concerns one node, which is own in its cluster. A
+// witness has no mail to tell of.
+func printStatus(w io.Writer, s api.Status, own api.Member, now time.Time) error {
 	state := s.State
 	if s.Reason != "" {
 		state += ": " + s.Reason
@@ -173,7 +173,7 @@ func printStatus(w io.Writer, s api.Status, witness bool, now time.Time) error {
 	t.add("This node", fmt.Sprintf("%s (%s)", s.Node, s.Version))
 	t.add("State", state)
 	t.add("Up since", fmt.Sprintf("%s (%s)", shortTime(s.StartedAt), span(now.Sub(s.StartedAt))))
-	if witness {
+	if own.Role == roleWitness {
 		t.add("Data directory", s.DataDir)
 		t.add("Role", "witness: it votes, and keeps no mail")
 		return t.printAsList(w)
@@ -189,6 +189,7 @@ func printStatus(w io.Writer, s api.Status, witness bool, now time.Time) error {
 	for _, f := range s.Scrub.Findings {
 		t.add("  BAD "+f.Position, f.Problem)
 	}
+	addConflicts(&t, s.Conflicts, own.Self)
 	for _, l := range s.Listeners {
 		t.add("Listening", fmt.Sprintf("%s on %s (%s), %s", l.Name, l.Address, l.Kind, plural(uint64(l.Connections), "connection")))
 	}
@@ -207,6 +208,38 @@ func lastCheck(s api.Scrub) string {
 		return bad
 	}
 	return shortTime(s.FinishedAt) + ": " + bad
+}
+
+// shownConflicts is how many positions with two contents a person is shown.
+const shownConflicts = 20
+
+// addConflicts lists positions with two contents. The list that a node gives
+// is cut short; how many there are in all is in what it tells its peers.
+func addConflicts(t *table, conflicts []api.Conflict, self *api.SelfReport) {
+	if len(conflicts) == 0 {
+		return
+	}
+	all := uint64(len(conflicts))
+	if self != nil {
+		all = max(all, self.Quarantined)
+	}
+	verb := " have"
+	if all == 1 {
+		verb = " has"
+	}
+	t.add("Quarantine", plural(all, "position")+verb+" two contents, since some node's disk was set back; both mails are kept")
+	shown := conflicts[:min(len(conflicts), shownConflicts)]
+	width := 0
+	for _, c := range shown {
+		width = max(width, columns(c.Position))
+	}
+	for _, c := range shown {
+		t.add(fmt.Sprintf("  TWICE %-*s", width, c.Position), fmt.Sprintf("holds %s; the %s that %s sent for it at %s is kept as %s",
+			c.Held[:min(shortID, len(c.Held))], c.Refused[:min(shortID, len(c.Refused))], c.Peer, shortTime(c.At), c.Kept))
+	}
+	if more := all - uint64(len(shown)); more > 0 {
+		t.add(fmt.Sprintf("  and %s more", humanCount(more)))
+	}
 }
 
 // span prints a duration in its two largest units.

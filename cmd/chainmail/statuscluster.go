@@ -52,7 +52,7 @@ func printClusterState(w io.Writer, c api.Cluster) error {
 func printVerdict(w io.Writer, c api.Cluster) {
 	reasons := c.Reasons
 	if len(reasons) == 0 {
-		reasons = []string{verdictWords[c.Verdict]}
+		reasons = []string{withoutReasons(c)}
 	}
 	for i, reason := range reasons {
 		word := ""
@@ -62,6 +62,20 @@ func printVerdict(w io.Writer, c api.Cluster) {
 		fmt.Fprintf(w, "%-6s  %s\n", sanitize(word), sanitize(reason))
 	}
 	fmt.Fprintln(w)
+}
+
+// withoutReasons is what a verdict says by itself. Of a cluster with one data
+// member it must not sound as if there were copies.
+func withoutReasons(c api.Cluster) string {
+	data := slices.DeleteFunc(slices.Clone(c.Members), func(m api.Member) bool { return m.Role == roleWitness })
+	if c.Verdict != api.Green || len(data) != 1 {
+		return verdictWords[c.Verdict]
+	}
+	whose := "this node's"
+	if data[0].Name != c.Node {
+		whose = data[0].Name + "'s"
+	}
+	return "every mail is on " + whose + " disk and on no other: add a second node (chainmail token join)"
 }
 
 // memberTable has the members in the order of the ring, this node with a star.
@@ -130,13 +144,15 @@ func sizeOrUnknown(n *int64) string {
 // verdict do not tell already.
 func memberNotes(c api.Cluster) []string {
 	var notes []string
-	told := func(what string) bool {
-		return slices.ContainsFunc(c.Reasons, func(reason string) bool { return strings.Contains(reason, what) })
-	}
 	for _, m := range c.Members {
+		about := m.Name + ": "
+		told := func(what string) bool {
+			tells := func(line string) bool { return strings.HasPrefix(line, about) && strings.Contains(line, what) }
+			return slices.ContainsFunc(c.Reasons, tells) || slices.ContainsFunc(notes, tells)
+		}
 		say := func(what string) {
 			if what != "" && !told(what) {
-				notes = append(notes, m.Name+": "+what)
+				notes = append(notes, about+what)
 			}
 		}
 		for _, warning := range m.Warnings {
@@ -145,14 +161,11 @@ func memberNotes(c api.Cluster) []string {
 		if m.State != api.StateActive {
 			say(m.Reason)
 		}
-		if m.Link != nil && m.Link.Problem != "" {
+		if m.Link != nil && m.Link.Problem != "" && !told(m.Link.Problem) {
 			say("link " + m.Link.State + ": " + m.Link.Problem)
 		}
 		if m.State == api.StateUnreachable && !m.Seen.IsZero() {
 			say("last seen " + shortTime(m.Seen))
-		}
-		if b := m.Backlog; b != nil && b.Lost > 0 {
-			say(fmt.Sprintf("%s held by no reachable member: %s", plural(b.Lost, "receipt"), strings.Join(b.LostAt, ", ")))
 		}
 	}
 	return notes

@@ -27,14 +27,12 @@ func (t *target) directory() (string, error) {
 	if t.dataDir != "" {
 		return t.dataDir, nil
 	}
-	config, _, err := loadConfig("", pflag.NewFlagSet("", pflag.ContinueOnError))
-	if err != nil {
-		return "", err
-	}
-	if config.DataDir == node.Default().DataDir && !exists(systemConfig) && exists(node.ArchiveDir(localData)) {
+	none := pflag.NewFlagSet("", pflag.ContinueOnError)
+	if namedDirectory(none) == "" && configFile("", none) == "" && exists(node.ArchiveDir(localData)) {
 		return "./" + localData, nil
 	}
-	return config.DataDir, nil
+	config, _, err := loadConfig("", none)
+	return config.DataDir, err
 }
 
 func (t *target) socketPath() (string, error) {

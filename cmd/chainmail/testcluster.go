@@ -27,9 +27,11 @@ prints their addresses. The first node is called a, the next b and so on. Node i
 (from 0) takes mail on --base-port + 10 i; the next ports are those of chain,
 gossip, raft and HTTP. Ctrl-C stops all of them in order.
 
-Without --dir everything is gone after that; with it, the next start with the same
-folder goes on with the same cluster.`,
-		Example: "  chainmail testcluster run --nodes 3\n  chainmail testcluster run --nodes 5 --copies 2 --replicas 3 --dir ./cluster",
+Without --dir everything is gone after that; with it, node a is in FOLDER/a and so
+on, and the next start with the same folder goes on with the same cluster. The
+commands find node a of ./data by themselves; for any other, give them --data-dir.
+"make run" is the first example.`,
+		Example: "  chainmail testcluster run --nodes 3 --dir ./data\n  chainmail status\n  chainmail testcluster run --nodes 5 --copies 2 --replicas 3 --base-port 3000 --dir ./five\n  chainmail status --data-dir ./five/a",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error

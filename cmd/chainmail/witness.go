@@ -38,7 +38,7 @@ neither.`,
 				if err != nil {
 					return err
 				}
-				fmt.Fprintln(cmd.ErrOrStderr(), sanitize(done.Message))
+				sayJoined(cmd.ErrOrStderr(), config, done)
 			}
 			return runNode(cmd, config)
 		},

@@ -45,7 +45,7 @@ func New(socket string) *Client {
 func NewTCP(baseURL, token string) (*Client, error) {
 	u, err := url.Parse(baseURL)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("%q is not the address of a node: want http://host:port or https://host:port", baseURL)
+		return nil, fmt.Errorf("%q is not the address of a node: write http://host:port or https://host:port", baseURL)
 	}
 	t := transport()
 	t.Proxy = http.ProxyFromEnvironment

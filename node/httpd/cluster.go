@@ -170,7 +170,7 @@ func (s *Server) makeJoinToken(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if req.ValidSeconds < 0 || req.ValidSeconds > int64(maxJoinValid/time.Second) {
-		return badRequest("valid_seconds is %d: want a number from 1 to %d, or 0 for one hour", req.ValidSeconds, int64(maxJoinValid/time.Second))
+		return badRequest("valid_seconds is %d: give a number from 1 to %d, or 0 for one hour", req.ValidSeconds, int64(maxJoinValid/time.Second))
 	}
 	valid := defaultJoinValid
 	if req.ValidSeconds > 0 {
@@ -202,15 +202,15 @@ func checkPolicies(c api.PolicyChange) error {
 	case c == api.PolicyChange{}:
 		return badRequest("no policy is given").hint("they are copies, replicas, when_short, ack_timeout_seconds and backfill_rate_bytes")
 	case c.Copies != nil && *c.Copies < 1:
-		return badRequest("copies is %d: want a number from 1", *c.Copies)
+		return badRequest("copies is %d: give a number from 1", *c.Copies)
 	case c.Replicas != nil && *c.Replicas < 0:
-		return badRequest("replicas is %d: want a number from 1, or 0 for all", *c.Replicas)
+		return badRequest("replicas is %d: give a number from 1, or 0 for all", *c.Replicas)
 	case c.WhenShort != nil && *c.WhenShort != "accept" && *c.WhenShort != "tempfail":
-		return badRequest("when_short is %q: want accept or tempfail", *c.WhenShort)
+		return badRequest("when_short is %q: give accept or tempfail", *c.WhenShort)
 	case c.AckTimeout != nil && !(*c.AckTimeout > 0 && *c.AckTimeout <= maxAckTimeout):
-		return badRequest("ack_timeout_seconds is %v: want a number above 0 and up to %d", *c.AckTimeout, maxAckTimeout)
+		return badRequest("ack_timeout_seconds is %v: give a number above 0 and up to %d", *c.AckTimeout, maxAckTimeout)
 	case c.BackfillRate != nil && *c.BackfillRate < 0:
-		return badRequest("backfill_rate_bytes is %d: want bytes a second, or 0 for no bound", *c.BackfillRate)
+		return badRequest("backfill_rate_bytes is %d: give bytes a second, or 0 for no bound", *c.BackfillRate)
 	}
 	return nil
 }
@@ -241,8 +241,11 @@ func (s *Server) moveMember(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	name := r.PathValue("name")
-	if req.After == "" || req.After == name {
-		return badRequest("after is %q: want the name of another member", req.After)
+	switch req.After {
+	case "":
+		return badRequest("no member is named to follow").hint(`send JSON such as {"after":"a"}`)
+	case name:
+		return badRequest("%s cannot follow itself", name).hint("name another member")
 	}
 	return s.change(w, r, func(c Cluster) (api.Changed, error) { return c.Move(r.Context(), name, req.After) })
 }

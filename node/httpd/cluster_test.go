@@ -49,7 +49,7 @@ var clusterRequests = []struct {
 
 func TestClusterOperations(t *testing.T) {
 	n, f, _ := startCluster(t, nil)
-	skew := -0.5
+	skew, onlyThere := -0.5, uint64(3)
 	f.cluster = api.Cluster{
 		ID: "c1", Node: "a", Verdict: api.Yellow, Reasons: []string{"b: unreachable"}, Epoch: 7, Leader: "a", Voters: []string{"a", "b"},
 		Policies: api.Policies{Copies: 2, WhenShort: "accept", AckTimeout: 5}, At: epoch, Routes: f.Routes(),
@@ -57,7 +57,7 @@ func TestClusterOperations(t *testing.T) {
 			{Name: "a", Role: "data", State: api.StateActive, Addresses: map[string]string{"http": "h:1"}, Backlog: &api.Backlog{}, Self: &api.SelfReport{Store: fakeStore.String(), Time: epoch}},
 			{
 				Name: "b", Role: "data", State: api.StateUnreachable, Addresses: map[string]string{}, ClockSkew: &skew, Seen: epoch,
-				Backlog: &api.Backlog{Receipts: 3, Oldest: &epoch, Lost: 1, LostAt: []string{"x:1-1"}}, Link: &api.Link{State: "connecting", Since: epoch},
+				Backlog: &api.Backlog{Receipts: 3, Oldest: &epoch, Lost: 1, LostAt: []string{"x:1-1"}}, OutOfReach: &onlyThere, Link: &api.Link{State: "connecting", Since: epoch},
 			},
 			{Name: "w", Role: "witness", State: api.StateJoining, Addresses: map[string]string{}},
 		},
@@ -68,13 +68,13 @@ func TestClusterOperations(t *testing.T) {
 		if f.last() != r.asked {
 			t.Errorf("%s %s: the node was asked for %q, want %q", r.method, r.path, f.last(), r.asked)
 		}
-		if bytes.Contains(got.body, []byte(":null")) && !strings.HasSuffix(r.path, "/cluster") {
+		if bytes.Contains(got.body, []byte(":null")) && r.path != "/cluster" && r.path != "/cluster/self" {
 			t.Errorf("%s %s: null in %s", r.method, r.path, got.body)
 		}
 	}
 	var c api.Cluster
 	n.get("/api/v1/cluster").json(http.StatusOK, &c)
-	if c.Members[2].Backlog != nil || *c.Members[1].ClockSkew != skew || c.Members[1].Backlog.Bytes != nil {
+	if c.Members[2].Backlog != nil || *c.Members[1].ClockSkew != skew || c.Members[1].Backlog.Bytes != nil || *c.Members[1].OutOfReach != onlyThere {
 		t.Errorf("%+v", c)
 	}
 }
@@ -119,12 +119,13 @@ func TestClusterWords(t *testing.T) {
 		{"PATCH", "/cluster/policies", `{"backfill_rate_bytes":-1}`, "backfill"},
 		{"PATCH", "/cluster/policies", `{"copis":2}`, "copis"},
 		{"PATCH", "/cluster/policies", `{"copies":2}{}`, "more than one"},
-		{"PATCH", "/cluster/policies", ``, "want JSON"},
+		{"PATCH", "/cluster/policies", ``, "send JSON"},
 		{"POST", "/cluster/tokens", `{"valid_seconds":-1}`, "-1"},
 		{"POST", "/cluster/tokens", `{"valid_seconds":99999999}`, "2592000"},
 		{"POST", "/cluster/join", `{"name":"c"}`, "join-node"},
 		{"POST", "/cluster/join", `{"name":"` + strings.Repeat("c", 70_000) + `"}`, "too large"},
-		{"POST", "/cluster/members/b/move", `{"after":"b"}`, "another member"},
+		{"POST", "/cluster/members/b/move", `{"after":"b"}`, "b cannot follow itself | name another member"},
+		{"POST", "/cluster/members/b/move", `{}`, "no member is named"},
 		{"DELETE", "/cluster/members/b?force=a", ``, "repeat the member's name"},
 		{"GET", "/cluster/digests?log=1&segment=1", ``, "16 hexadecimal"},
 		{"GET", "/cluster/digests?log=4f2a9c1be0d37786", ``, "first and last"},

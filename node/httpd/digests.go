@@ -36,7 +36,7 @@ func (s *Server) digests(w http.ResponseWriter, r *http.Request) error {
 	if query.Has("segment") {
 		n, err := strconv.ParseUint(query.Get("segment"), 10, 50) // so that n*1024 is a number
 		if err != nil || query.Has("first") || query.Has("last") {
-			return badRequest("segment is %q: want a number from 0, without first and last", query.Get("segment"))
+			return badRequest("segment is %q: give a number from 0, without first and last", query.Get("segment"))
 		}
 		segment, err := s.opts.Digests.Segment(r.Context(), log, n)
 		if err != nil {
@@ -60,7 +60,7 @@ func parseRange(query url.Values) (record.Range, error) {
 	first, err1 := strconv.ParseUint(query.Get("first"), 10, 64)
 	last, err2 := strconv.ParseUint(query.Get("last"), 10, 64)
 	if err1 != nil || err2 != nil || first == 0 || last < first || last-first >= maxDigests {
-		return record.Range{}, badRequest("first and last are %q and %q: want numbers from 1 for at most %d receipts, or a segment",
+		return record.Range{}, badRequest("first and last are %q and %q: give numbers from 1 for at most %d receipts, or a segment",
 			query.Get("first"), query.Get("last"), maxDigests)
 	}
 	return record.Range{First: record.Seq(first), Last: record.Seq(last)}, nil

@@ -44,7 +44,7 @@ func parseListQuery(v url.Values) (q listQuery, err error) {
 	q.limit = defaultLimit
 	if s := v.Get("limit"); s != "" {
 		if q.limit, err = strconv.Atoi(s); err != nil || q.limit < 1 || q.limit > maxLimit {
-			return q, badRequest("limit is %q: want a number from 1 to %d", s, maxLimit)
+			return q, badRequest("limit is %q: give a number from 1 to %d", s, maxLimit)
 		}
 	}
 	if q.Since, err = parseTime("since", v.Get("since")); err != nil {
@@ -64,11 +64,11 @@ func parseListQuery(v url.Values) (q listQuery, err error) {
 	case "newest":
 		q.Newest = true
 	default:
-		return q, badRequest("order is %q: want newest or oldest", s)
+		return q, badRequest("order is %q: give newest or oldest", s)
 	}
 	if s := v.Get("subject"); s != "" {
 		if q.subject, err = strconv.ParseBool(s); err != nil {
-			return q, badRequest("subject is %q: want true or false", s)
+			return q, badRequest("subject is %q: give true or false", s)
 		}
 	}
 	return q, nil
@@ -84,7 +84,7 @@ func parseTime(name, s string) (time.Time, error) {
 	}
 	t, err := time.Parse(time.DateOnly, s)
 	if err != nil {
-		return t, badRequest("%s is %q: want a date such as 2026-01-31 or a time such as 2026-01-31T14:05:00Z", name, s)
+		return t, badRequest("%s is %q: give a date such as 2026-01-31 or a time such as 2026-01-31T14:05:00Z", name, s)
 	}
 	return t, nil
 }
@@ -101,7 +101,7 @@ func parseAddressFilter(name, s string) (addressFilter, error) {
 		f.local = strings.ToLower(s[:at])
 	}
 	if s != "" && (f.domain == "" || strings.ContainsAny(s, " <>,;")) {
-		return f, badRequest("%s is %q: want one address such as ann@example.com, or a domain such as example.com", name, s)
+		return f, badRequest("%s is %q: give one address such as ann@example.com, or a domain such as example.com", name, s)
 	}
 	return f, nil
 }

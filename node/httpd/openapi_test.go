@@ -248,6 +248,7 @@ func TestTypesAreDescribed(t *testing.T) {
 		api.Memory{},
 		api.Scrub{},
 		api.Finding{},
+		api.Conflict{},
 		api.Listener{},
 		api.VerifyEvent{},
 		api.Token{},

@@ -40,5 +40,5 @@ func (s *Server) decodeJSON(w http.ResponseWriter, r *http.Request, v any, examp
 			err = errors.New("there is more than one value")
 		}
 	}
-	return badRequest("cannot read the request: %v", err).hint("want JSON such as %s", example)
+	return badRequest("cannot read the request: %v", err).hint("send JSON such as %s", example)
 }

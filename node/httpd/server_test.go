@@ -148,10 +148,16 @@ func TestStatus(t *testing.T) {
 	n := start(t, nil)
 	n.fake.add("x", envelope("a@x.example"))
 	n.status.Listeners = []api.Listener{{Name: "smtp", Kind: "smtp", Address: "127.0.0.1:25", Connections: 3}}
+	n.status.Conflicts = []api.Conflict{{
+		Position: "4f2a9c1be0d37786:3", Held: strings.Repeat("a", 64), Refused: strings.Repeat("b", 64), Peer: "b", At: epoch, Kept: "1111111111111111:9",
+	}}
 	var st api.Status
 	n.get("/api/v1/status").json(http.StatusOK, &st)
 	if st.Node != "n1" || st.Store != "4f2a9c1be0d37786" || st.Receipts != 1 || st.Disk.MinFree != 10 || len(st.Listeners) != 1 || st.Scrub.Bad != 1 || len(st.Scrub.Findings) != 1 {
 		t.Errorf("%+v", st)
+	}
+	if len(st.Conflicts) != 1 || st.Conflicts[0] != n.status.Conflicts[0] {
+		t.Errorf("%+v", st.Conflicts)
 	}
 }
 

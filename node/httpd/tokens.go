@@ -34,9 +34,9 @@ func (s *Server) makeToken(w http.ResponseWriter, r *http.Request) error {
 	req.Name = strings.TrimSpace(req.Name)
 	switch {
 	case req.Name == "" || utf8.RuneCountInString(req.Name) > maxTokenName || strings.ContainsFunc(req.Name, unicode.IsControl):
-		return badRequest("the token's name is %q: want 1 to %d printable characters that say who uses it", req.Name, maxTokenName)
+		return badRequest("the token's name is %q: give 1 to %d printable characters that say who uses it", req.Name, maxTokenName)
 	case !req.ExpiresAt.IsZero() && !req.ExpiresAt.After(now):
-		return badRequest("expires_at is %s: want a time in the future", req.ExpiresAt.Format(time.RFC3339))
+		return badRequest("expires_at is %s: give a time in the future", req.ExpiresAt.Format(time.RFC3339))
 	}
 	t, secret, err := s.tokens.make(req.Name, now, req.ExpiresAt)
 	if err != nil {

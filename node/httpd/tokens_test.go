@@ -87,7 +87,7 @@ func TestTokenExpires(t *testing.T) {
 func TestTokenRefusals(t *testing.T) {
 	n := start(t, nil)
 	for body, words := range map[string]string{
-		``:                               "want JSON",
+		``:                               "send JSON",
 		`{"name":""}`:                    "printable",
 		`{"name":"a\nb"}`:                "printable",
 		`{"name":"x","expires":"never"}`: "expires",
