@@ -96,7 +96,7 @@ func (n *Node) finishJoining(ctx context.Context, view ring.View) error {
 		left += l.Held.Intersect(heldBy(there, l.Store)).Minus(mine.Held).Count()
 	}
 	if left > 0 {
-		return fmt.Errorf("%d receipts are still to come", left)
+		return fmt.Errorf("%s still to come", receipts(left))
 	}
 	// A difference is logged and shown, and is no reason to stay out: it is as
 	// old as the mail.
@@ -114,7 +114,7 @@ func (n *Node) finishJoining(ctx context.Context, view ring.View) error {
 func (n *Node) finishDraining(ctx context.Context, view ring.View) error {
 	left := notHanded(view, n.config.Name, n.archive.Logs(), n.known())
 	if left > 0 {
-		return fmt.Errorf("%d receipts are not yet on all the nodes that must keep them", left)
+		return fmt.Errorf("%s not yet on all the nodes that must keep them", receipts(left))
 	}
 	if n.archive.Stats().InFlight > 0 {
 		return errors.New("mail is still coming in")

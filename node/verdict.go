@@ -28,7 +28,7 @@ func judge(c *api.Cluster) {
 	}
 	for _, r := range c.Routes {
 		if r.Parked > 0 {
-			yellow = append(yellow, fmt.Sprintf("route %s: %d mails were refused for good by %s: see chainmail route parked %s", r.Name, r.Parked, r.Target, r.Name))
+			yellow = append(yellow, fmt.Sprintf("route %s: mails refused for good by %s: %d; see chainmail route parked %s", r.Name, r.Target, r.Parked, r.Name))
 		}
 		if r.Problem != "" {
 			yellow = append(yellow, fmt.Sprintf("route %s: %s", r.Name, r.Problem))
@@ -77,7 +77,7 @@ func judgeMember(m api.Member) (red, yellow []string) {
 	if s := m.Self; s != nil {
 		switch {
 		case s.ShortNow > 0:
-			say(&red, "%s of its mail have fewer copies than the policy asks for", receipts(s.ShortNow))
+			say(&red, "%s of its mail with fewer copies than the policy asks for", receipts(s.ShortNow))
 		case s.State == api.StateFull:
 			say(&red, "refuses mail: %s", s.Reason)
 		}
@@ -85,7 +85,7 @@ func judgeMember(m api.Member) (red, yellow []string) {
 			say(&red, "%s damaged: see chainmail status on it", receipts(s.Bad))
 		}
 		if s.Quarantined > 0 {
-			say(&red, "%d positions have two contents: somebody's disk was set back; see docs/operations.md", s.Quarantined)
+			say(&red, "positions with two contents: %d; somebody's disk was set back, see docs/operations.md", s.Quarantined)
 		}
 	}
 	if m.OutOfReach != nil && *m.OutOfReach > 0 {

@@ -30,12 +30,12 @@ func TestVerdict(t *testing.T) {
 			c.Members = append(c.Members, api.Member{Name: "w", Role: "witness", State: api.StateActive})
 		}, api.Green, ""},
 		"catching up": {func(c *api.Cluster) { c.Members[0].Backlog.Receipts = 7 }, api.Yellow, "a: lacks 7 receipts that others are sending it"},
-		"short":       {func(c *api.Cluster) { c.Members[0].Self.ShortNow = 3 }, api.Red, "a: 3 receipts of its mail have fewer copies"},
+		"short":       {func(c *api.Cluster) { c.Members[0].Self.ShortNow = 3 }, api.Red, "a: 3 receipts of its mail with fewer copies"},
 		"lost": {func(c *api.Cluster) {
 			c.Members[1].Backlog = &api.Backlog{Receipts: 2, Lost: 2, LostAt: []string{"0000000000000001:3-4"}}
 		}, api.Red, "0000000000000001:3-4"},
 		"damaged":           {func(c *api.Cluster) { c.Members[1].Self.Bad = 1 }, api.Red, "b: 1 receipt damaged"},
-		"two contents":      {func(c *api.Cluster) { c.Members[1].Self.Quarantined = 1 }, api.Red, "two contents"},
+		"b: positions with two contents: 1":      {func(c *api.Cluster) { c.Members[1].Self.Quarantined = 1 }, api.Red, "two contents"},
 		"full":              {func(c *api.Cluster) { c.Members[0].Self.State = api.StateFull }, api.Red, "a: refuses mail"},
 		"nobody takes mail": {func(c *api.Cluster) { c.Members = c.Members[:1]; c.Members[0].State = api.StateDraining }, api.Red, "no member takes mail"},
 		"red comes first":   {func(c *api.Cluster) { c.Quorum = false; c.Members[0].Self.ShortNow = 3 }, api.Red, "a: 3 receipts"},
@@ -55,7 +55,7 @@ func TestVerdict(t *testing.T) {
 		"no link": {func(c *api.Cluster) {
 			c.Members[1].Link = &api.Link{State: "connecting", Problem: "connection refused"}
 		}, api.Yellow, "b: no chain link to it: connection refused"},
-		"a route has parked": {func(c *api.Cluster) { c.Routes = []api.Route{{Name: "piler", Parked: 1}} }, api.Yellow, "route piler: 1 mails"},
+		"a route has parked": {func(c *api.Cluster) { c.Routes = []api.Route{{Name: "piler", Parked: 1}} }, api.Yellow, "route piler: mails refused for good by"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := api.Cluster{Quorum: true, Members: []api.Member{well("a"), well("b")}}

@@ -154,7 +154,7 @@ func (s *Server) Listen(ctx context.Context) error {
 			_ = admin.Close()
 			return fmt.Errorf("cannot listen for HTTP on %s: %w: choose another address with --http", s.opts.Address, err)
 		}
-		s.tcp = netutil.LimitListener(tcp, maxConnections)
+		s.tcp = netutil.LimitListener(newClientLimit(tcp, maxPerClient), maxConnections)
 	}
 	s.admin = netutil.LimitListener(admin, maxConnections)
 	return nil
