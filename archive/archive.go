@@ -90,7 +90,7 @@ type Archive struct {
 	smallBuffers, chunkBuffers, packBuffers *buffers
 	compressors                             sync.Pool
 	committing                              atomic.Int64
-	stripes                                 [256]sync.Mutex // by first byte of the hash: one committer of a message at a time
+	stripes                                 [256]stripe // by first byte of the hash: one committer of a message at a time
 
 	own      atomic.Pointer[ownLog]
 	starting sync.Mutex // one StartLog at a time

@@ -174,9 +174,9 @@ func (d *Draft) Commit(e record.Envelope) (record.Receipt, error) {
 // visible at once and durable when the batch's SyncWait returns.
 func (d *Draft) enter(r *record.Receipt) error {
 	a := d.a
-	lock := a.stripe(r.Hash)
-	lock.Lock()
-	defer lock.Unlock()
+	stripe := a.stripe(r.Hash)
+	stripe.lock()
+	defer stripe.unlock()
 
 	// Where the index is damaged, the mail is archived as if it were new: a rotten
 	// block must not keep mail out.

@@ -44,6 +44,17 @@ func (i *Intake) Enter() error {
 	return nil
 }
 
+// look reads what is known of the message; nothing where the index is damaged.
+func (t *arrival) look(a *Archive) (err error) {
+	t.changes = a.stripe(t.Hash).changes.Load()
+	t.entry, err = a.messageEntry(t.Hash)
+	if err != nil && !errors.Is(err, ErrNotFound) && !isDamage(err) {
+		return err
+	}
+	t.looked = true
+	return nil
+}
+
 // index adds the receipts and their index entries to the batch.
 func (i *Intake) index() (map[record.StoreID]*gain, error) {
 	gains := map[record.StoreID]*gain{}
@@ -51,10 +62,12 @@ func (i *Intake) index() (map[record.StoreID]*gain, error) {
 	for _, t := range i.taken {
 		entry, seen := entries[t.Hash]
 		if !seen {
-			var err error
-			if entry, err = i.a.messageEntry(t.Hash); err != nil && !errors.Is(err, ErrNotFound) && !isDamage(err) {
-				return nil, err
+			if !t.looked || t.changes != i.a.stripe(t.Hash).changes.Load() {
+				if err := t.look(i.a); err != nil {
+					return nil, err
+				}
 			}
+			entry = t.entry
 		}
 		g := gains[t.Position.Store]
 		if g == nil {

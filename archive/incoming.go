@@ -86,24 +86,20 @@ const (
 	taken               // another message's bytes are in its place
 )
 
-// findBody looks for the body of a receipt. What an undamaged receipt vouches
-// for is not read again; everything else is, because a body must neither be
-// taken for well when it is not, nor overwritten when it is another's. occupant
-// is the hash of what was read.
-func (a *Archive) findBody(r *record.Receipt, doubtful bool) (f found, occupant record.Hash, err error) {
+// findBody looks for the body of a receipt; entry is what is known of its
+// message. What an undamaged receipt vouches for is not read again; everything
+// else is, because a body must neither be taken for well when it is not, nor
+// overwritten when it is another's. occupant is the hash of what was read.
+func (a *Archive) findBody(r *record.Receipt, entry messageEntry, doubtful bool) (f found, occupant record.Hash) {
 	s := r.Position.Store
-	entry, err := a.messageEntry(r.Hash)
-	if err != nil && !errors.Is(err, ErrNotFound) && !isDamage(err) {
-		return absent, occupant, err
-	}
 	ref, known := entry.at(s, r.Body)
 	if known && !doubtful && a.scrub.finding(ref.pos) == nil {
-		return whole, occupant, nil
+		return whole, occupant
 	}
 	if !known && !doubtful {
 		_, closer, err := a.db.Get(bodyKey(s, r.Body, 0))
 		if errors.Is(err, pebble.ErrNotFound) {
-			return absent, occupant, nil
+			return absent, occupant
 		}
 		if err == nil {
 			_ = closer.Close() // whether it can be read is seen below
@@ -112,16 +108,16 @@ func (a *Archive) findBody(r *record.Receipt, doubtful bool) (f found, occupant 
 	occupant, f = a.sumBody(s, r.Body)
 	switch {
 	case f == absent && (known || doubtful):
-		return rotten, occupant, nil // there may be chunks without the first one
+		return rotten, occupant // there may be chunks without the first one
 	case f != whole || occupant == r.Hash:
-		return f, occupant, nil
+		return f, occupant
 	}
 	if e, err := a.messageEntry(occupant); err == nil {
 		if _, is := e.at(s, r.Body); is {
-			return taken, occupant, nil
+			return taken, occupant
 		}
 	}
-	return rotten, occupant, nil
+	return rotten, occupant
 }
 
 // sumBody reads and hashes a stored body: it is absent, rotten or whole.

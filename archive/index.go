@@ -3,6 +3,7 @@ package archive
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -10,7 +11,21 @@ import (
 )
 
 // stripe is the lock that whoever changes the entry of a message must hold.
-func (a *Archive) stripe(h record.Hash) *sync.Mutex { return &a.stripes[h[0]] }
+// Who read an entry without it asks it for changes before, and again when he
+// holds it: while they are the same, the entry is.
+type stripe struct {
+	mu      sync.Mutex
+	changes atomic.Uint64
+}
+
+func (s *stripe) lock() { s.mu.Lock() }
+
+func (s *stripe) unlock() {
+	s.changes.Add(1)
+	s.mu.Unlock()
+}
+
+func (a *Archive) stripe(h record.Hash) *stripe { return &a.stripes[h[0]] }
 
 // lockStripes locks those of several messages, always in the same order.
 func (a *Archive) lockStripes(hashes []record.Hash) (unlock func()) {
@@ -20,13 +35,13 @@ func (a *Archive) lockStripes(hashes []record.Hash) (unlock func()) {
 	}
 	for i, w := range wanted {
 		if w {
-			a.stripes[i].Lock()
+			a.stripes[i].lock()
 		}
 	}
 	return func() {
 		for i, w := range wanted {
 			if w {
-				a.stripes[i].Unlock()
+				a.stripes[i].unlock()
 			}
 		}
 	}

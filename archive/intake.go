@@ -62,6 +62,10 @@ type arrival struct {
 	rotten   bool // its body takes the place of a damaged one
 	verified bool // its body was found here by reading it
 	conflict Conflict
+
+	looked  bool         // entry is what is known of the message
+	entry   messageEntry // while its stripe has these changes
+	changes uint64
 }
 
 // fate is what becomes of an arrival.
@@ -280,7 +284,11 @@ func (i *Intake) place(t *arrival, hasBody bool) error {
 		t.fate = skip
 		return nil
 	}
-	found, occupant, err := i.a.findBody(&t.Receipt, t.damaged)
+	err := t.look(i.a)
+	found, occupant := absent, record.Hash{}
+	if err == nil {
+		found, occupant = i.a.findBody(&t.Receipt, t.entry, t.damaged)
+	}
 	switch {
 	case err != nil:
 	case found == whole:

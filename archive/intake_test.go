@@ -983,3 +983,34 @@ func FuzzIntake(f *testing.F) {
 		}
 	})
 }
+
+// TestMailThatComesDuringAnIntakeStaysFound commits the message of a receipt
+// that an intake has looked at and not entered yet: the index must name both.
+func TestMailThatComesDuringAnIntakeStaysFound(t *testing.T) {
+	from := open(t, archive.Options{Dir: "a", Disk: archive.NewDisk()})
+	to := open(t, archive.Options{Dir: "b", Disk: archive.NewDisk()})
+	msg := message(1, 3000)
+	theirs := mustPut(t, from, msg, record.Envelope{})
+	i := to.NewIntake(t.Context(), "a")
+	defer i.Discard()
+	if err := offer(i, from, theirs.Position, true); err != nil {
+		t.Fatal(err)
+	}
+	ours := mustPut(t, to, msg, record.Envelope{})
+	if err := i.Enter(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := i.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	m, err := to.Message(theirs.Hash)
+	if err != nil || len(m.Receipts) != 2 {
+		t.Errorf("receipts of the message: %+v, %v; want %v and %v", m.Receipts, err, theirs.Position, ours.Position)
+	}
+	if s := to.Stats(); s.Messages != 1 || s.Receipts != 2 {
+		t.Errorf("%d messages, %d receipts, want 1 and 2", s.Messages, s.Receipts)
+	}
+	if found := verify(t, to); len(found) > 0 {
+		t.Errorf("found %+v", found)
+	}
+}
