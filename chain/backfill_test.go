@@ -60,7 +60,7 @@ func TestHistoryIsNoNews(t *testing.T) {
 		c.start("b")
 		c.linked()
 		time.Sleep(100 * time.Millisecond)
-		if own := c.nodes["b"].Status().Backlog; own == nil || own.Receipts-own.InFlight < 900 {
+		if own := c.nodes["b"].chain.Status().Backlog; own == nil || own.Receipts-own.InFlight < 900 {
 			t.Errorf("backlog of a node that just started: %+v", own)
 		}
 	})

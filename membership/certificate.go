@@ -152,14 +152,8 @@ func certified(cert *x509.Certificate) (id string, signed ring.Epoch, ok bool) {
 // whose ID it carries. Without that exception a node that slept through a
 // rotation of the keys would trust nobody, and nobody could tell it the news.
 func memberOf(view ring.View, ca *x509.Certificate, cert *x509.Certificate) (ring.Member, error) {
-	roots := x509.NewCertPool()
-	roots.AddCert(ca)
-	if _, err := cert.Verify(x509.VerifyOptions{
-		Roots:       roots,
-		CurrentTime: notBefore.AddDate(1, 0, 0), // clocks do not matter here
-		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	}); err != nil {
-		return ring.Member{}, fmt.Errorf("the certificate of %q was not signed by this cluster's CA", cert.Subject.CommonName)
+	if err := signedByCA(ca, cert); err != nil {
+		return ring.Member{}, err
 	}
 	print := hexHash(cert.Raw)
 	id, signed, ok := certified(cert)
@@ -177,6 +171,21 @@ func memberOf(view ring.View, ca *x509.Certificate, cert *x509.Certificate) (rin
 		}
 	}
 	return ring.Member{}, fail(ErrNotMember, "the certificate of %s is not that of a member at epoch %d: the node was removed, replaced, or has not joined yet", cert.Subject.CommonName, view.Epoch)
+}
+
+// signedByCA checks that a certificate was once given to a member; whether it
+// still is one is another question.
+func signedByCA(ca, cert *x509.Certificate) error {
+	roots := x509.NewCertPool()
+	roots.AddCert(ca)
+	if _, err := cert.Verify(x509.VerifyOptions{
+		Roots:       roots,
+		CurrentTime: notBefore.AddDate(1, 0, 0), // clocks do not matter here
+		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	}); err != nil {
+		return fmt.Errorf("the certificate of %q was not signed by this cluster's CA", cert.Subject.CommonName)
+	}
+	return nil
 }
 
 // identity is a node's certificate and key.

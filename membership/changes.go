@@ -49,9 +49,45 @@ func (m *Membership) SetState(ctx context.Context, name string, s ring.State) (r
 
 // Remove takes a member out of the cluster: from then on its certificate is
 // refused everywhere, and the gossip key changes. What mail may be lost with it
-// is the caller's business: see ring.RemoveRefusal.
+// is the caller's business: see ring.RemoveRefusal. When a node has removed
+// itself, its View and its cluster directory are without it.
 func (m *Membership) Remove(ctx context.Context, name string) (ring.Epoch, error) {
-	return m.change(ctx, command{Remove: &remove{Name: name, Key: newGossipKey()}})
+	return m.remove(ctx, remove{Name: name, Key: newGossipKey()})
+}
+
+// RemoveDrained is Remove for this node itself, if it is draining at the moment
+// when the cluster commits it; else it is an ErrRefused, and the node stays.
+func (m *Membership) RemoveDrained(ctx context.Context) (ring.Epoch, error) {
+	return m.remove(ctx, remove{Name: m.name, Key: newGossipKey(), Drained: m.id})
+}
+
+func (m *Membership) remove(ctx context.Context, r remove) (ring.Epoch, error) {
+	a, err := m.ask(ctx, controlRequest{Change: &command{ID: newID(), Remove: &r}})
+	if err != nil {
+		return 0, err
+	}
+	if r.Name == m.name {
+		return a.Result.Epoch, m.left(a.View)
+	}
+	m.await(ctx, a.Result.Epoch)
+	return a.Result.Epoch, nil
+}
+
+// left takes over the view in which this node is no member. Raft need not bring
+// it: the leader sends nothing to who was removed.
+func (m *Membership) left(v *ring.View) error {
+	if v != nil && v.Check() == nil {
+		s := m.current.Load().clone()
+		s.View = *v
+		m.publish(s)
+	}
+	if hasID(m.View(), m.id) {
+		return fmt.Errorf("%s was removed from the cluster, but the leader did not send the view without it: stop this node", m.name)
+	}
+	if err := m.save(); err != nil {
+		return fmt.Errorf("%s was removed from the cluster, but that could not be written to %s: %w: free space there", m.name, m.dir, err)
+	}
+	return nil
 }
 
 // Move gives a member the place after another one in the ring.
@@ -60,8 +96,13 @@ func (m *Membership) Move(ctx context.Context, name, after string) (ring.Epoch, 
 }
 
 // UpdateSelf tells the cluster where this node is reached and what it runs.
-// Run does so by itself for what Options say.
+// Run does so by itself for what Options and SetAdvertised say.
 func (m *Membership) UpdateSelf(ctx context.Context, a ring.Addresses, version string) (ring.Epoch, error) {
+	m.SetAdvertised(a)
+	return m.updateSelf(ctx, a, version)
+}
+
+func (m *Membership) updateSelf(ctx context.Context, a ring.Addresses, version string) (ring.Epoch, error) {
 	return m.change(ctx, command{Update: &update{Name: m.name, Addresses: a, Version: version}})
 }
 
@@ -244,7 +285,8 @@ func (m *Membership) mayLead() []string {
 // its own.
 func (m *Membership) moved() bool {
 	member, ok := m.View().Member(m.name)
-	return ok && m.o.Advertise != (ring.Addresses{}) && m.o.Advertise != member.Addresses
+	a := *m.advertised.Load()
+	return ok && a != (ring.Addresses{}) && a != member.Addresses
 }
 
 // commit puts a command into Raft's log on the leader, and waits for what it

@@ -56,6 +56,9 @@ type setState struct {
 type remove struct {
 	Name string `json:"name"`
 	Key  []byte `json:"key"` // the next gossip key: who is removed shall not listen on
+	// Drained: only if this is the member's ID, and it is draining. So a drain
+	// that is called off meanwhile wins.
+	Drained string `json:"drained,omitempty"`
 }
 
 type move struct {
@@ -270,6 +273,12 @@ func (s *state) remove(c remove) (bool, *refusal) {
 	m, refused := s.member(c.Name)
 	if refused != nil {
 		return false, refused
+	}
+	if c.Drained != "" && m.ID != c.Drained {
+		return false, notMember(c.Name+" with ID "+c.Drained, names(s.View))
+	}
+	if c.Drained != "" && m.State != ring.Draining {
+		return false, refuse(reasonRefused, "%s is %s: it stays, because its drain was called off; 'chainmail drain-node %s' begins another one", c.Name, m.State, c.Name)
 	}
 	if m.Role == ring.Data && !s.stays(c.Name) {
 		return false, refuse(reasonRefused, lastDataMember, c.Name)

@@ -37,7 +37,7 @@ func (m *Membership) openConsensus() (c *consensus, err error) {
 			c, err = nil, errors.Join(fmt.Errorf("%v", p), c.close())
 		}
 	}()
-	log := raftLog{libraryLog: newLibraryLog(m.log, "raft")}
+	log := raftLog{libraryLog: newLibraryLog(m.log, "raft"), alive: func(id string) bool { return m.Alive(m.nameOf(id)) }}
 	c = &consensus{fsm: &fsm{publish: m.publish, unknown: func(err error) { m.note("log", err.Error()) }}}
 	if err := settle(filepath.Join(m.dir, raftDir)); err != nil {
 		return nil, err

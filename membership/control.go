@@ -43,6 +43,8 @@ type controlAnswer struct {
 	Result  result `json:"result"`
 	// Admission answers a join.
 	Admission json.RawMessage `json:"admission,omitempty"`
+	// View answers a member that removed itself: the one without it.
+	View *ring.View `json:"view,omitempty"`
 }
 
 // maxControl bounds a request or an answer, in bytes: an admission holds the
@@ -177,16 +179,10 @@ func (m *Membership) callControl(ctx context.Context, id string, q controlReques
 func (m *Membership) lead(ctx context.Context, c *consensus, q controlRequest, by asking) (controlAnswer, error) {
 	switch {
 	case q.Change != nil:
-		if q.Change.Remove != nil && q.Change.Remove.Name == m.name {
-			return m.leaveLead(c)
+		if q.Change.Remove != nil {
+			return m.leadRemoval(c, *q.Change, by)
 		}
 		r, err := m.commit(c, *q.Change)
-		if err == nil && q.Change.Remove != nil {
-			// Before the answer, for a member that removes itself stops when it
-			// has it. Of two voters, the one that stays could not change Raft's
-			// configuration without the other's vote.
-			m.reconcile(c)
-		}
 		return controlAnswer{Result: r}, err
 	case q.Join != nil:
 		return m.admit(c, *q.Join)
@@ -196,14 +192,39 @@ func (m *Membership) lead(ctx context.Context, c *consensus, q controlRequest, b
 	return controlAnswer{}, ctx.Err()
 }
 
-// leaveLead hands the lead over before this node, the leader, is removed: the
-// next leader is asked again.
-func (m *Membership) leaveLead(c *consensus) (controlAnswer, error) {
-	if len(m.View().Ring()) > 1 {
-		if err := c.raft.LeadershipTransfer().Error(); err != nil {
-			return controlAnswer{}, fmt.Errorf("%w: %w", errNoLeader, err)
-		}
-		return controlAnswer{}, errNoLeader
+// leadRemoval removes a member, on the leader.
+func (m *Membership) leadRemoval(c *consensus, cmd command, by asking) (controlAnswer, error) {
+	if cmd.Remove.Name == m.name {
+		return m.leaveLead(c, cmd)
 	}
-	return controlAnswer{}, refuse(reasonRefused, lastDataMember, m.name)
+	r, err := m.commit(c, cmd)
+	a := controlAnswer{Result: r}
+	if err != nil || r.Refused != nil {
+		return a, err
+	}
+	// Before the answer, for a member that removes itself stops when it has it.
+	// Of two voters, the one that stays could not change Raft's configuration
+	// without the other's vote.
+	m.reconcile(c)
+	if by.member.Name == cmd.Remove.Name {
+		v := c.fsm.get().View
+		a.View = &v
+	}
+	return a, nil
+}
+
+// leaveLead hands the lead over before this node, the leader, is removed: the
+// next leader is asked again. A removal that would be refused leaves the lead
+// where it is.
+func (m *Membership) leaveLead(c *consensus, cmd command) (controlAnswer, error) {
+	if err := c.raft.Barrier(waitNoQuorum).Error(); err != nil {
+		return controlAnswer{}, fmt.Errorf("%w: %w", errNoLeader, err)
+	}
+	if _, r := c.fsm.get().apply(cmd); r.Refused != nil {
+		return controlAnswer{}, r.Refused
+	}
+	if err := c.raft.LeadershipTransfer().Error(); err != nil {
+		return controlAnswer{}, fmt.Errorf("%w: %w", errNoLeader, err)
+	}
+	return controlAnswer{}, errNoLeader
 }

@@ -28,6 +28,9 @@
 //	TLS 1.3, both sides with a member's certificate
 //	first byte 'R'   Raft's own stream follows
 //	first byte 'C'   one control request: 4 bytes of length, JSON; the answer alike
+//	ALPN "chainmail-standing/1"
+//	                 no first byte: the server says at once whether the client is
+//	                 a member, also to one that was removed, and hangs up
 //
 // A change asked of any member is forwarded to the leader as a control request.
 // It carries a random ID, so that repeating it after a lost answer makes it

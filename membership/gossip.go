@@ -2,7 +2,6 @@ package membership
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
@@ -56,17 +55,6 @@ type peer struct {
 	meta  gossipMeta
 }
 
-// gossipMeta is what each node says of itself: at most 512 bytes of JSON.
-type gossipMeta struct {
-	ID      string     `json:"i"`
-	Role    ring.Role  `json:"r"`
-	Version string     `json:"v"`
-	Epoch   ring.Epoch `json:"e"`
-}
-
-// maxVersion keeps the meta short, whatever a build is called.
-const maxVersion = 100
-
 func newGossip(m *Membership) (*gossip, error) {
 	g := &gossip{m: m, started: time.Now(), peers: map[string]peer{}, poke: make(chan struct{}, 1)}
 	keys := m.current.Load().Gossip.Keys
@@ -75,8 +63,8 @@ func newGossip(m *Membership) (*gossip, error) {
 		return nil, err
 	}
 	g.transport, err = newGossipTransport(m.network, m.o.Bind.Gossip, func(name string) (string, bool) {
-		member, ok := m.View().Member(name)
-		return member.Addresses.Gossip, ok
+		addr := m.AddressOf(name).Gossip
+		return addr, addr != ""
 	})
 	if err != nil {
 		return nil, err
@@ -200,8 +188,13 @@ func (g *gossip) setKeys(k gossipKeys) {
 			_ = g.keyring.RemoveKey(key)
 		}
 	}
+	g.tellAgain() // the epoch changed
+}
+
+// tellAgain has what this node says of itself spread anew.
+func (g *gossip) tellAgain() {
 	select {
-	case g.poke <- struct{}{}: // the epoch changed
+	case g.poke <- struct{}{}:
 	default:
 	}
 }
@@ -229,12 +222,6 @@ func (g *gossip) heard(n *memberlist.Node, alive bool) {
 		g.m.log.Info("liveness of a member changed", "peer", n.Name, "alive", alive)
 	}
 	g.m.changed.fire()
-}
-
-func decodeMetaOf(n *memberlist.Node) (gossipMeta, error) {
-	var meta gossipMeta
-	err := json.Unmarshal(n.Meta, &meta)
-	return meta, err
 }
 
 var errStranger = errors.New("not a member in the view of this node")
@@ -281,12 +268,7 @@ func (g *gossip) NotifyUpdate(n *memberlist.Node) { g.heard(n, true) }
 
 // NodeMeta and the methods after it are memberlist.Delegate.
 func (g *gossip) NodeMeta(limit int) []byte {
-	version := g.m.version()
-	meta, err := json.Marshal(gossipMeta{ID: g.m.id, Role: g.m.role, Version: version[:min(len(version), maxVersion)], Epoch: g.m.View().Epoch})
-	if err != nil || len(meta) > limit {
-		return nil
-	}
-	return meta
+	return encodeMeta(gossipMeta{ID: g.m.id, Role: g.m.role, Version: g.m.version(), Epoch: g.m.View().Epoch, Addresses: *g.m.advertised.Load()}, limit)
 }
 
 func (g *gossip) NotifyMsg([]byte)                {}

@@ -49,7 +49,7 @@ func (m *Membership) saveAgain() {
 	_, failed := m.problems[aboutView]
 	m.mu.Unlock()
 	if failed {
-		m.save()
+		_ = m.save()
 	}
 }
 

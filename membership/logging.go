@@ -3,15 +3,19 @@ package membership
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 )
 
 // Raft and memberlist say every few hundred milliseconds that a dead peer does
@@ -92,15 +96,69 @@ func splitLine(line string) (slog.Level, string) {
 // raftLog is an hclog.Logger.
 type raftLog struct {
 	*libraryLog
-	name string
-	with []any
+	name  string
+	with  []any
+	alive func(id string) bool // of a peer; nil: not known
 }
 
-func raftLevel(level hclog.Level) slog.Level {
-	if level >= hclog.Warn {
-		return slog.LevelWarn
+// raftRoutine begins the messages with which Raft warns of what happens at every
+// join, stop, restart and change of the leader, and mends itself.
+var raftRoutine = []string{
+	"failed to get previous log",
+	"appendEntries rejected, sending older logs",
+	"not part of stable configuration",
+	"heartbeat timeout reached",
+	"rejecting vote request",
+	"rejecting pre-vote request",
+	"peer has newer term",
+}
+
+// level is what a message of Raft deserves: debug if it is routine, or about a
+// peer that is not alive, which its liveness tells.
+func (r raftLog) level(level hclog.Level, msg string, args []any) slog.Level {
+	if level < hclog.Warn { // INFO tells of Raft's states, which we log ourselves
+		return slog.LevelDebug
 	}
-	return slog.LevelDebug // raft's INFO tells of its states, which we log ourselves
+	for _, s := range raftRoutine {
+		if strings.HasPrefix(msg, s) {
+			return slog.LevelDebug
+		}
+	}
+	for _, v := range args {
+		if err, ok := v.(error); ok && routineError(err) {
+			return slog.LevelDebug
+		}
+		if id := peerID(v); id != "" && r.alive != nil && !r.alive(id) {
+			return slog.LevelDebug
+		}
+	}
+	return slog.LevelWarn
+}
+
+// routineError reports whether an error only says that the peer ended a
+// connection, that it refuses this node's certificate, which runStanding looks
+// into, or that a newcomer needs entries that are in the snapshot.
+func routineError(err error) bool {
+	for _, r := range []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE, raft.ErrLogNotFound} {
+		if errors.Is(err, r) {
+			return true
+		}
+	}
+	return isRefusal(err)
+}
+
+// peerID is the ID of the member that a value of a message names, if it does.
+// Our Raft addresses are IDs.
+func peerID(v any) string {
+	switch v := v.(type) {
+	case raft.Server:
+		return string(v.ID)
+	case raft.ServerID:
+		return string(v)
+	case raft.ServerAddress:
+		return string(v)
+	}
+	return ""
 }
 
 // Log and the methods after it are those of hclog.Logger.
@@ -118,7 +176,7 @@ func (r raftLog) Log(level hclog.Level, msg string, args ...any) {
 		}
 		attrs = append(attrs, slog.String(k, fmt.Sprint(v)))
 	}
-	r.event(raftLevel(level), key, msg, attrs...)
+	r.event(r.level(level, msg, args), key, msg, attrs...)
 }
 
 func (r raftLog) Trace(msg string, args ...any) { r.Log(hclog.Trace, msg, args...) }

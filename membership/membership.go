@@ -28,9 +28,8 @@ type Bind struct {
 type Options struct {
 	Dir  string // the cluster directory, see Create and Join
 	Bind Bind
-	// Advertise is where the others reach this node. What differs from the
-	// view is told to the cluster once there is a leader. The zero value keeps
-	// the view's.
+	// Advertise is where the others reach this node, see SetAdvertised. The
+	// zero value keeps the view's until then.
 	Advertise  ring.Addresses
 	Version    string // of the program; told like Advertise; empty keeps the view's
 	Network    Network
@@ -51,9 +50,12 @@ type Membership struct {
 	role     ring.Role
 	ca       *x509.Certificate
 
-	current  atomic.Pointer[state]    // the last committed one
-	identity atomic.Pointer[identity] // in use
-	changed  broadcast
+	current    atomic.Pointer[state]    // the last committed one
+	identity   atomic.Pointer[identity] // in use
+	advertised atomic.Pointer[ring.Addresses]
+	removed    atomic.Bool   // never false again: a member ID does not come back
+	doubt      chan struct{} // a member refused this node: see runStanding
+	changed    broadcast
 
 	gossip *gossip
 	port   *raftPort
@@ -63,15 +65,17 @@ type Membership struct {
 	voters    []string          // last known, in the order of Raft's configuration
 	problems  map[string]string // what is wrong, by subject
 
-	saving    sync.Mutex // one writes view.json at a time
-	closeOnce sync.Once
-	running   atomic.Bool
+	publishing sync.Mutex // one state takes the place of another at a time
+	saving     sync.Mutex // one writes view.json at a time
+	closeOnce  sync.Once
+	registered bool // the metrics
+	running    atomic.Bool
 }
 
 // Open reads the committed state of a cluster directory and binds the gossip
 // and raft listeners. It starts nothing: see Run. A directory without a
 // cluster is an ErrNoCluster, one in use by another process an ErrInUse.
-func Open(o Options) (m *Membership, err error) {
+func Open(o Options) (_ *Membership, err error) {
 	if err := settleCluster(o.Dir); err != nil {
 		return nil, err
 	}
@@ -83,15 +87,16 @@ func Open(o Options) (m *Membership, err error) {
 	if err != nil {
 		return nil, err
 	}
-	m = &Membership{
+	m := &Membership{
 		o: o, network: o.Network.complete(), log: orSilent(o.Logger), dir: o.Dir,
-		problems: map[string]string{},
+		problems: map[string]string{}, doubt: make(chan struct{}, 1),
 	}
 	if m.ca, err = s.CA.certificate(); err != nil {
 		return nil, err
 	}
 	m.current.Store(&s)
 	m.identity.Store(&id)
+	m.advertised.Store(&o.Advertise)
 	if err := m.findSelf(s.View, id); err != nil {
 		return nil, err
 	}
@@ -115,6 +120,7 @@ func Open(o Options) (m *Membership, err error) {
 		if err := o.Registerer.Register(collector{m}); err != nil {
 			return nil, err
 		}
+		m.registered = true
 	}
 	return m, nil
 }
@@ -133,12 +139,8 @@ func (m *Membership) findSelf(v ring.View, id identity) error {
 			return nil
 		}
 	}
-	m.note(aboutMembership, m.removedText())
+	m.setRemoved()
 	return nil
-}
-
-func (m *Membership) removedText() string {
-	return fmt.Sprintf("%s is no longer a member of its cluster: it was removed or replaced; to come back with its mail, 'chainmail join-node' with a token of a member", m.name)
 }
 
 // Close gives back what Open took, for a Membership that was never run. Run
@@ -152,7 +154,7 @@ func (m *Membership) Close() error {
 		if m.gossip != nil {
 			err = errors.Join(err, m.gossip.close())
 		}
-		if m.o.Registerer != nil {
+		if m.registered { // else it would be another's
 			m.o.Registerer.Unregister(collector{m})
 		}
 		if m.lock != nil {
@@ -301,6 +303,8 @@ func (m *Membership) raft() *consensus {
 // it; a full disk must not keep the node from following its cluster, so then
 // it is seen all the same, and written later.
 func (m *Membership) publish(s state) {
+	m.publishing.Lock()
+	defer m.publishing.Unlock()
 	old := m.current.Load()
 	if s.View.Epoch < old.View.Epoch {
 		return
@@ -310,14 +314,11 @@ func (m *Membership) publish(s state) {
 		return
 	}
 	m.current.Store(&s)
-	m.save()
+	_ = m.save() // its failure is a problem that people see
 	m.gossip.setKeys(s.Gossip)
 	m.port.dropStrangers()
-	member := slices.ContainsFunc(s.View.Members, func(x ring.Member) bool { return x.ID == m.id })
-	if member {
-		m.note(aboutMembership, "")
-	} else {
-		m.note(aboutMembership, m.removedText())
+	if !hasID(s.View, m.id) {
+		m.setRemoved()
 	}
 	if s.View.Epoch > old.View.Epoch {
 		m.log.Info("cluster changed", "epoch", uint64(s.View.Epoch), "members", len(s.View.Members))
@@ -326,14 +327,15 @@ func (m *Membership) publish(s state) {
 }
 
 // save keeps the current state on the disk.
-func (m *Membership) save() {
+func (m *Membership) save() error {
 	m.saving.Lock()
 	defer m.saving.Unlock()
 	if err := writeState(m.dir, *m.current.Load()); err != nil {
 		m.note(aboutView, fmt.Sprintf("the cluster's view cannot be written: %v: free space on the disk of %s; until then a restart forgets the latest changes", err, m.dir))
-		return
+		return err
 	}
 	m.note(aboutView, "")
+	return nil
 }
 
 // broadcast wakes all who wait, once.

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +16,10 @@ const (
 	speaksRaft    = 'R'
 	speaksControl = 'C'
 )
+
+// speaksStanding stands for a connection that its TLS protocol says all about,
+// and that may be anybody's who was once certified. No first byte makes one.
+const speaksStanding = 'S'
 
 // answersControl is the other end of speaksControl. It outlives its peer's
 // membership by one answer, so that a member that asked to be removed is told.
@@ -30,19 +33,23 @@ const handshakeTimeout = 5 * time.Second
 type raftPort struct {
 	m        *Membership
 	listener net.Listener
-	limit    chan struct{} // handshakes at a time
 
-	mu     sync.Mutex
-	conns  map[*tls.Conn]byte // what for; after the handshake, both directions
-	stream *raftStream        // nil: Raft is not running
-	closed bool
-	wg     sync.WaitGroup
+	mu       sync.Mutex
+	conns    map[*tls.Conn]byte // what for; after the handshake, both directions
+	greeting int                // handshakes under way
+	crowd    map[string]int     // of them, by the address of the client
+	stream   *raftStream        // nil: Raft is not running
+	closed   bool
+	wg       sync.WaitGroup
 }
 
-const maxHandshakes = 64
+const (
+	maxHandshakes      = 512
+	maxHandshakesOfOne = 32
+)
 
 func newRaftPort(m *Membership, l net.Listener) *raftPort {
-	return &raftPort{m: m, listener: l, conns: map[*tls.Conn]byte{}, limit: make(chan struct{}, maxHandshakes)}
+	return &raftPort{m: m, listener: l, conns: map[*tls.Conn]byte{}, crowd: map[string]int{}}
 }
 
 // serve accepts until the port is closed.
@@ -64,15 +71,14 @@ func (p *raftPort) serve(ctx context.Context) {
 			}
 			continue
 		}
-		select {
-		case p.limit <- struct{}{}:
-		default: // strangers crowd the port; members try again
+		leave, ok := p.enter(conn.RemoteAddr())
+		if !ok { // strangers crowd the port; members try again
 			conn.Close()
 			continue
 		}
 		p.wg.Go(func() {
 			tlsConn, kind, err := p.greet(ctx, conn)
-			<-p.limit
+			leave()
 			if err != nil {
 				conn.Close()
 				p.m.log.Debug("connection to the raft port refused", "client", conn.RemoteAddr().String(), "err", err)
@@ -81,6 +87,30 @@ func (p *raftPort) serve(ctx context.Context) {
 			p.hand(ctx, tlsConn, kind)
 		})
 	}
+}
+
+// enter counts a handshake, unless there are too many: of all, or of one
+// address, so that one stranger cannot keep the members out.
+func (p *raftPort) enter(client net.Addr) (leave func(), ok bool) {
+	host := client.String()
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.crowd[host] >= maxHandshakesOfOne || p.greeting >= maxHandshakes {
+		return nil, false
+	}
+	p.crowd[host]++
+	p.greeting++
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.greeting--
+		if p.crowd[host]--; p.crowd[host] == 0 {
+			delete(p.crowd, host)
+		}
+	}, true
 }
 
 // greet does the handshake and reads what the connection is for.
@@ -92,14 +122,20 @@ func (p *raftPort) greet(ctx context.Context, conn net.Conn) (*tls.Conn, byte, e
 	if err := c.HandshakeContext(ctx); err != nil {
 		return nil, 0, err
 	}
+	if c.ConnectionState().NegotiatedProtocol == standingALPN {
+		return c, speaksStanding, nil
+	}
 	var kind [1]byte
 	if _, err := c.Read(kind[:]); err != nil {
 		return nil, 0, err
 	}
+	if kind[0] != speaksRaft && kind[0] != speaksControl {
+		return nil, 0, fmt.Errorf("the first byte is %q: the other node may run a newer version", kind[0])
+	}
 	return c, kind[0], conn.SetDeadline(time.Time{})
 }
 
-// hand gives a member's connection to whom it is for.
+// hand gives a connection to whom it is for.
 func (p *raftPort) hand(ctx context.Context, c *tls.Conn, kind byte) {
 	as := kind
 	if kind == speaksControl {
@@ -125,8 +161,9 @@ func (p *raftPort) hand(ctx context.Context, c *tls.Conn, kind byte) {
 			return
 		}
 		p.m.serveControl(ctx, conn, peer, c.ConnectionState().PeerCertificates[0])
-	default:
-		conn.Close()
+	case speaksStanding:
+		defer conn.Close()
+		p.m.serveStanding(conn, c.ConnectionState())
 	}
 }
 
@@ -157,7 +194,7 @@ func (c *memberConn) Close() error {
 
 func (c *memberConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	c.port.m.noteRefusal(c.Conn, err)
+	c.port.m.noteRefusal(err)
 	return n, err
 }
 
@@ -169,7 +206,7 @@ func (p *raftPort) dropStrangers() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c, kind := range p.conns {
-		if _, err := p.m.PeerOf(c.ConnectionState()); err != nil && kind != answersControl {
+		if _, err := p.m.PeerOf(c.ConnectionState()); err != nil && kind != answersControl && kind != speaksStanding {
 			_ = c.NetConn().Close()
 		}
 	}
@@ -182,7 +219,7 @@ func (p *raftPort) dial(ctx context.Context, id string, kind byte) (net.Conn, er
 		if member.ID != id {
 			continue
 		}
-		raw, err := p.m.network.Dial(ctx, "tcp", member.Addresses.Raft)
+		raw, err := p.m.network.Dial(ctx, "tcp", p.m.AddressOf(member.Name).Raft)
 		if err != nil {
 			return nil, err
 		}
@@ -219,17 +256,6 @@ func (p *raftPort) close() error {
 	p.mu.Unlock()
 	p.wg.Wait()
 	return err
-}
-
-// noteRefusal sees from an error whether the peer takes this node for a
-// stranger: TLS 1.3 tells that to a client only when it reads.
-func (m *Membership) noteRefusal(c *tls.Conn, err error) {
-	if err == nil || !strings.Contains(err.Error(), "tls: bad certificate") {
-		return
-	}
-	if _, err := m.PeerOf(c.ConnectionState()); err == nil {
-		m.note(aboutMembership, "the other members refuse the certificate of this node: "+m.removedText())
-	}
 }
 
 // raftStream is what one run of Raft sees of the port (raft.StreamLayer).

@@ -30,7 +30,7 @@ func (m *Membership) Run(ctx context.Context) error {
 		}
 	})
 	port.Go(func() { m.port.serve(portCtx) })
-	for _, part := range []func(context.Context){m.runConsensus, m.runDuties, m.runUpkeep} {
+	for _, part := range []func(context.Context){m.runConsensus, m.runDuties, m.runUpkeep, m.runStanding} {
 		rest.Go(func() { part(ctx) })
 	}
 	<-ctx.Done()

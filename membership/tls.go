@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 
 	"chainmail/membership/ring"
 )
@@ -24,9 +25,16 @@ func (m *Membership) ServerTLS() *tls.Config {
 	return c
 }
 
-// memberTLS is for listeners that only members may connect to.
+// memberTLS is for listeners that only members may connect to. A client that
+// asks only how it stands may have been one: see standing.
 func (m *Membership) memberTLS() *tls.Config {
 	c := m.baseTLS()
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if slices.Contains(hello.SupportedProtos, standingALPN) {
+			return m.standingTLS(), nil
+		}
+		return nil, nil //nolint:nilnil // this configuration serves
+	}
 	c.ClientAuth = tls.RequireAnyClientCert
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
 		_, err := m.PeerOf(cs)

@@ -49,10 +49,10 @@ func (m *Membership) runUpkeep(ctx context.Context) {
 func (m *Membership) upkeep(ctx context.Context, member ring.Member) error {
 	a, version := member.Addresses, m.version()
 	if m.moved() {
-		a = m.o.Advertise
+		a = *m.advertised.Load()
 	}
 	if a != member.Addresses || version != member.Version {
-		if _, err := m.UpdateSelf(ctx, a, version); err != nil {
+		if _, err := m.updateSelf(ctx, a, version); err != nil {
 			return err
 		}
 	}

@@ -102,7 +102,10 @@ func (n *Node) openMembership() error {
 	case m.Name() != c.Name:
 		err = fmt.Errorf("%s belongs to the node %s: start it under that name, or give %s a data directory of its own", c.DataDir, m.Name(), c.Name)
 	case c.Cluster != "" && m.Cluster() != c.Cluster:
-		err = fmt.Errorf("%s belongs to cluster %s and the configuration names cluster %s: name the right data directory, or take the key cluster out", c.DataDir, m.Cluster(), c.Cluster)
+		err = fmt.Errorf("%s belongs to cluster %s, and the configuration names cluster %s: name the right data directory, or take the key cluster out", c.DataDir, m.Cluster(), c.Cluster)
+	}
+	if err == nil && n.isStranger() {
+		err = n.strangerError()
 	}
 	if err != nil {
 		return errors.Join(err, n.members.Close())

@@ -140,7 +140,7 @@ func (n *Node) reports(ctx context.Context, view ring.View) map[string]api.SelfR
 
 // peer is a client for another member's HTTP port.
 func (n *Node) peer(m ring.Member) *client.Client {
-	return client.NewPeer(m.Addresses.HTTP, n.members.ClientTLS(m.Name), n.options.Network.complete().Dial)
+	return client.NewPeer(n.members.AddressOf(m.Name).HTTP, n.members.ClientTLS(m.Name), n.options.Network.complete().Dial)
 }
 
 // member is what this node knows of a member.

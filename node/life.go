@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"time"
 
 	"chainmail/membership/ring"
@@ -44,8 +46,8 @@ func (n *Node) live(ctx context.Context) error {
 func (n *Node) step(ctx context.Context) error {
 	view := n.members.View()
 	me, ok := view.Member(n.config.Name)
-	if !ok {
-		return fmt.Errorf("%s is no longer a member of cluster %s: its mail is still in %s; to bring it back, get a token with 'chainmail token join' on a member and use 'chainmail join-node' with this data directory", n.config.Name, view.Cluster, n.config.DataDir)
+	if !ok || n.members.Removed() {
+		return errors.Join(n.strangerError(), n.rememberRemoval())
 	}
 	err := n.tellAddresses(ctx, me)
 	switch me.State {
@@ -62,12 +64,37 @@ func (n *Node) step(ctx context.Context) error {
 	return nil
 }
 
+// removedMark is the file of a cluster directory that says that its node was
+// removed: the view on disk may be from before. Joining makes a new directory.
+const removedMark = "removed"
+
+func (n *Node) strangerError() error {
+	return fmt.Errorf("%s is no longer a member of cluster %s: its mail is still in %s; to bring it back, get a token with 'chainmail token join' on a member and use 'chainmail join-node' with this data directory", n.config.Name, n.members.Cluster(), n.config.DataDir)
+}
+
+// rememberRemoval makes later starts end at once: mail must not be taken onto a
+// disk that no cluster knows.
+func (n *Node) rememberRemoval() error {
+	return os.WriteFile(filepath.Join(ClusterDir(n.config.DataDir), removedMark), []byte(n.strangerError().Error()+"\n"), 0o600)
+}
+
+// isStranger reports whether the node is known to be no member any more.
+func (n *Node) isStranger() bool {
+	_, member := n.members.View().Member(n.config.Name)
+	_, err := os.Stat(filepath.Join(ClusterDir(n.config.DataDir), removedMark))
+	return !member || err == nil
+}
+
 // tellAddresses tells the cluster where this node is reached, when that is not
 // what the view says.
 func (n *Node) tellAddresses(ctx context.Context, me ring.Member) error {
 	now, err := n.config.advertised(n.Addrs())
-	if err != nil || now == me.Addresses || !n.members.Quorum() {
+	if err != nil {
 		return err
+	}
+	n.members.SetAdvertised(now) // told by gossip at once: without it there may be no leader to commit it
+	if now == me.Addresses || !n.members.Quorum() {
+		return nil
 	}
 	_, err = n.members.UpdateSelf(ctx, now, n.options.Version)
 	return err
@@ -119,7 +146,7 @@ func (n *Node) finishDraining(ctx context.Context, view ring.View) error {
 	if n.archive.Stats().InFlight > 0 {
 		return errors.New("mail is still coming in")
 	}
-	if _, err := n.members.Remove(ctx, n.config.Name); err != nil {
+	if _, err := n.members.RemoveDrained(ctx); err != nil { // refused when the drain was called off meanwhile
 		return err
 	}
 	n.log.Info("drained: this node has left the cluster; every mail it held is on the others", slog.String("data_dir", n.config.DataDir))

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	"chainmail/archive"
 	"chainmail/archive/mail"
 	"chainmail/archive/record"
 	"chainmail/chain"
+	"chainmail/membership/ring"
 	"chainmail/node/api"
 	"chainmail/node/certs"
 	"chainmail/node/httpd"
@@ -44,7 +46,7 @@ func (n *Node) chainOptions() chain.Options {
 		Version:    n.options.Version,
 		Cluster:    n.members.Cluster(),
 		Archive:    replica{n.archive},
-		View:       n.members.View,
+		View:       n.reachableView,
 		Alive:      n.members.Alive,
 		Damaged:    n.damaged,
 		ClientTLS:  n.members.ClientTLS,
@@ -53,6 +55,17 @@ func (n *Node) chainOptions() chain.Options {
 		Logger:     n.log,
 		Registerer: n.registry,
 	}
+}
+
+// reachableView is the committed view, with the addresses at which live members
+// say that they are reached now.
+func (n *Node) reachableView() ring.View {
+	v := n.members.View()
+	v.Members = slices.Clone(v.Members)
+	for i, m := range v.Members {
+		v.Members[i].Addresses = n.members.AddressOf(m.Name)
+	}
+	return v
 }
 
 // damaged checks a receipt that could not be read to be sent: so it shows in

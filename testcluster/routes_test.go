@@ -302,7 +302,7 @@ func TestRouteInTrouble(t *testing.T) {
 			positions = append(positions, p.Position)
 		}
 		v, err := c.View("a")
-		const told = "route second: 2 mails were refused for good by foreign:25: see chainmail route parked second"
+		const told = "route second: mails refused for good by foreign:25: 2; see chainmail route parked second"
 		if len(parked) != 2 || err != nil || v.Verdict != api.Yellow || !slices.Contains(v.Reasons, told) {
 			t.Errorf("%d mails are parked, status is %s: %q, %v", len(parked), v.Verdict, v.Reasons, err)
 		}

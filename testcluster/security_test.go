@@ -1013,7 +1013,7 @@ func TestTwoContents(t *testing.T) {
 		c.Eventually(time.Minute, "people are told", func() error {
 			v, err := c.View("a")
 			if err == nil && (v.Verdict != api.Red || !slices.ContainsFunc(v.Reasons, func(r string) bool {
-				return strings.HasPrefix(r, "a: 3 positions have two contents")
+				return strings.HasPrefix(r, "a: positions with two contents: 3")
 			})) {
 				err = fmt.Errorf("it is %s: %q", v.Verdict, v.Reasons)
 			}
