@@ -86,7 +86,7 @@ func (d clusterDoor) Verify(ctx context.Context, report func(api.ClusterVerifyEv
 	if d.witness() {
 		return errWitness
 	}
-	return d.compare(ctx, d.members.View(), report)
+	return d.compareAndNote(ctx, d.members.View(), report)
 }
 
 // comparePeriod is how often a node compares itself with its peers by itself;
@@ -103,28 +103,31 @@ func (n *Node) compareForEver(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := n.compareAndNote(ctx, n.members.View()); err != nil && ctx.Err() == nil {
+		if err := n.compareAndNote(ctx, n.members.View(), n.logDifference); err != nil && ctx.Err() == nil {
 			n.log.Warn("the comparison with the other nodes ended early; it begins anew in a day", slog.Any("err", err))
 		}
 	}
 }
 
-// compareAndNote compares, tells the operator what is found, and remembers how
-// much of it has other contents here and there: what is only missing is on its
-// way.
-func (n *Node) compareAndNote(ctx context.Context, view ring.View) error {
+// compareAndNote compares, and remembers how many stretches have other contents
+// here and there: what is only missing is on its way.
+func (n *Node) compareAndNote(ctx context.Context, view ring.View, report func(api.ClusterVerifyEvent)) error {
 	var differ uint64
 	err := n.compare(ctx, view, func(e api.ClusterVerifyEvent) {
-		if e.Problem == "" || len(e.At) == 0 {
-			return
-		}
-		n.log.Error("replicas differ", slog.String("store", e.Log), slog.String("peer", e.Node), slog.String("problem", e.Problem), slog.Any("at", e.At))
 		if strings.HasPrefix(e.Problem, problemDiffers) {
 			differ += uint64(len(e.At))
 		}
+		report(e)
 	})
 	if err == nil {
 		n.differ.Store(differ)
 	}
 	return err
+}
+
+// logDifference tells the operator what a comparison found.
+func (n *Node) logDifference(e api.ClusterVerifyEvent) {
+	if e.Problem != "" && len(e.At) > 0 {
+		n.log.Error("replicas differ", slog.String("store", e.Log), slog.String("peer", e.Node), slog.String("problem", e.Problem), slog.Any("at", e.At))
+	}
 }

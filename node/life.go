@@ -68,8 +68,12 @@ func (n *Node) step(ctx context.Context) error {
 // removed: the view on disk may be from before. Joining makes a new directory.
 const removedMark = "removed"
 
+// ErrNotMember ends a node that was removed from its cluster. Starting it again
+// is of no use.
+var ErrNotMember = errors.New("no longer a member")
+
 func (n *Node) strangerError() error {
-	return fmt.Errorf("%s is no longer a member of cluster %s: its mail is still in %s; to bring it back, get a token with 'chainmail token join' on a member and use 'chainmail join-node' with this data directory", n.config.Name, n.members.Cluster(), n.config.DataDir)
+	return fmt.Errorf("%s is %w of cluster %s: its mail is still in %s; to bring it back, get a token with 'chainmail token join' on a member and use 'chainmail join-node' with this data directory", n.config.Name, ErrNotMember, n.members.Cluster(), n.config.DataDir)
 }
 
 // rememberRemoval makes later starts end at once: mail must not be taken onto a
@@ -127,7 +131,7 @@ func (n *Node) finishJoining(ctx context.Context, view ring.View) error {
 	}
 	// A difference is logged and shown, and is no reason to stay out: it is as
 	// old as the mail.
-	if err := n.compareAndNote(ctx, view); err != nil {
+	if err := n.compareAndNote(ctx, view, n.logDifference); err != nil {
 		return err
 	}
 	epoch, err := n.members.SetState(ctx, n.config.Name, ring.Active)

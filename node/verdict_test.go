@@ -34,11 +34,11 @@ func TestVerdict(t *testing.T) {
 		"lost": {func(c *api.Cluster) {
 			c.Members[1].Backlog = &api.Backlog{Receipts: 2, Lost: 2, LostAt: []string{"0000000000000001:3-4"}}
 		}, api.Red, "0000000000000001:3-4"},
-		"damaged":           {func(c *api.Cluster) { c.Members[1].Self.Bad = 1 }, api.Red, "b: 1 receipt damaged"},
-		"b: positions with two contents: 1":      {func(c *api.Cluster) { c.Members[1].Self.Quarantined = 1 }, api.Red, "two contents"},
-		"full":              {func(c *api.Cluster) { c.Members[0].Self.State = api.StateFull }, api.Red, "a: refuses mail"},
-		"nobody takes mail": {func(c *api.Cluster) { c.Members = c.Members[:1]; c.Members[0].State = api.StateDraining }, api.Red, "no member takes mail"},
-		"red comes first":   {func(c *api.Cluster) { c.Quorum = false; c.Members[0].Self.ShortNow = 3 }, api.Red, "a: 3 receipts"},
+		"damaged":                           {func(c *api.Cluster) { c.Members[1].Self.Bad = 1 }, api.Red, "b: 1 receipt damaged"},
+		"b: positions with two contents: 1": {func(c *api.Cluster) { c.Members[1].Self.Quarantined = 1 }, api.Red, "two contents"},
+		"full":                              {func(c *api.Cluster) { c.Members[0].Self.State = api.StateFull }, api.Red, "a: refuses mail"},
+		"nobody takes mail":                 {func(c *api.Cluster) { c.Members = c.Members[:1]; c.Members[0].State = api.StateDraining }, api.Red, "no member takes mail"},
+		"red comes first":                   {func(c *api.Cluster) { c.Quorum = false; c.Members[0].Self.ShortNow = 3 }, api.Red, "a: 3 receipts"},
 		"too few for the copies": {func(c *api.Cluster) {
 			c.Policies.Copies = 2
 			c.Members[1].State, c.Members[1].Self = api.StateUnreachable, nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -79,7 +80,11 @@ func serveNode(cmd *cobra.Command, config node.Config) error {
 	if err != nil {
 		return err
 	}
-	return n.Run(cmd.Context())
+	err = n.Run(cmd.Context())
+	if errors.Is(err, node.ErrNotMember) {
+		return usageError{err} // so that a supervisor does not start it for ever
+	}
+	return err
 }
 
 func newLogger(w io.Writer, c node.Log) *slog.Logger {
