@@ -229,5 +229,5 @@ func verdict(bad uint64) string {
 	if bad == 0 {
 		return "every message is whole."
 	}
-	return humanCount(bad) + " BAD, listed above. Keep the disk as it is and look for a copy."
+	return humanCount(bad) + " BAD, listed above. Other nodes of the cluster send again what they hold: verify once more in a minute. A single node: keep the disk as it is, and look for a copy."
 }
