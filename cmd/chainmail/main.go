@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // version is set by the linker (see the Makefile).
@@ -21,11 +22,18 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
 }
 
+// echo is how long a second signal counts as the first one: make, timeout and
+// others signal a process group, and then each of its processes.
+const echo = time.Second
+
 // obey asks for an orderly end at the first signal and ends the process at the
 // second, with the exit code that shells give to the signal.
 func obey(signals <-chan os.Signal, cancel context.CancelCauseFunc) {
 	cancel(fmt.Errorf("stopped by a signal (%s)", <-signals))
-	if number, ok := (<-signals).(syscall.Signal); ok {
-		os.Exit(128 + int(number))
+	for first := time.Now(); ; {
+		number, ok := (<-signals).(syscall.Signal)
+		if ok && time.Since(first) > echo {
+			os.Exit(128 + int(number))
+		}
 	}
 }
