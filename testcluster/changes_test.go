@@ -131,6 +131,48 @@ func TestRemoveTheDead(t *testing.T) {
 
 // TestRingMove: another order changes who sends to whom, and no mail is
 // missing; a node dies in the middle.
+// TestRemoveInterrupted: power is cut on a node that keeps copying what the
+// removed one kept, and on the leader in the middle of the change itself.
+func TestRemoveInterrupted(t *testing.T) {
+	testcluster.Virtual(t, testcluster.Options{Nodes: 4, Replicas: 3}, func(t *testing.T, c *testcluster.Cluster) {
+		stop := c.Load("a", "b", "c", "d")
+		time.Sleep(2 * time.Second)
+		stop()
+		c.Settle()
+		c.Kill("d")
+		time.Sleep(10 * time.Second) // gossip sees that it is dead
+		stop = c.Load("b", "c")
+		asked := make(chan error)
+		ask := c.Client("a")
+		go func() {
+			_, err := ask.Remove(t.Context(), "d", "")
+			asked <- err
+		}()
+		c.Kill("a") // the leader, in the middle of the change
+		t.Log("the answer of the node that died:", <-asked)
+		c.Change("remove d", func(ctx context.Context, m *client.Client) (api.Changed, error) {
+			v, err := m.Cluster(ctx)
+			if err == nil && len(v.Members) == 3 {
+				return api.Changed{}, nil // it was made
+			}
+			return m.Remove(ctx, "d", "")
+		})
+		c.KillAtSync("b", 5)
+		time.Sleep(3 * time.Second)
+		c.Start("a")
+		c.Start("b")
+		stop()
+		c.Eventually(time.Minute, "d is no member", func() error {
+			v, err := c.View("c")
+			if err == nil && len(v.Members) != 3 {
+				err = errors.New("it still is")
+			}
+			return err
+		})
+		c.Check()
+	})
+}
+
 func TestRingMove(t *testing.T) {
 	testcluster.Virtual(t, testcluster.Options{Nodes: 4, Replicas: 2}, func(t *testing.T, c *testcluster.Cluster) {
 		stop := c.Load("a", "b", "c", "d")
