@@ -148,6 +148,7 @@ func TestRemoveInterrupted(t *testing.T) {
 			_, err := ask.Remove(t.Context(), "d", "")
 			asked <- err
 		}()
+		time.Sleep(500 * time.Microsecond)
 		c.Kill("a") // the leader, in the middle of the change
 		t.Log("the answer of the node that died:", <-asked)
 		c.Change("remove d", func(ctx context.Context, m *client.Client) (api.Changed, error) {
