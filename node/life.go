@@ -49,7 +49,7 @@ func (n *Node) step(ctx context.Context) error {
 	if !ok || n.members.Removed() {
 		return errors.Join(n.strangerError(), n.rememberRemoval())
 	}
-	err := n.tellAddresses(ctx, me)
+	err := n.tellAddresses()
 	switch me.State {
 	case ring.Joining:
 		err = n.finishJoining(ctx, view)
@@ -89,18 +89,13 @@ func (n *Node) isStranger() bool {
 	return !member || err == nil
 }
 
-// tellAddresses tells the cluster where this node is reached, when that is not
-// what the view says.
-func (n *Node) tellAddresses(ctx context.Context, me ring.Member) error {
+// tellAddresses tells the others where this node is reached: by gossip at once,
+// and in the view as soon as there is a leader.
+func (n *Node) tellAddresses() error {
 	now, err := n.config.advertised(n.Addrs())
-	if err != nil {
-		return err
+	if err == nil {
+		n.members.SetAdvertised(now)
 	}
-	n.members.SetAdvertised(now) // told by gossip at once: without it there may be no leader to commit it
-	if now == me.Addresses || !n.members.Quorum() {
-		return nil
-	}
-	_, err = n.members.UpdateSelf(ctx, now, n.options.Version)
 	return err
 }
 
