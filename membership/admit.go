@@ -58,8 +58,8 @@ func (m *Membership) checkJoin(r api.JoinRequest) error {
 	if err != nil {
 		return refuse(reasonToken, "%v", err)
 	}
-	if t.ca != m.current.Load().CA.fingerprint() {
-		return refuse(reasonToken, "join token %s belongs to another cluster: get one with 'chainmail token join' on a member of this one", t.name())
+	if t.CA != m.current.Load().CA.fingerprint() {
+		return refuse(reasonToken, "join token %s belongs to another cluster: get one with 'chainmail token join' on a member of this one", t.Name())
 	}
 	if err := ring.CheckName(r.Name); err != nil {
 		return refuse(reasonRefused, "%v", err)
@@ -126,7 +126,7 @@ func (m *Membership) prepareJoin(c *consensus, r api.JoinRequest) (join, error) 
 	if role == ring.Witness {
 		member.State = ring.Active // it has nothing to catch up
 	}
-	j := join{Token: t.hash(), Label: t.name(), Key: key, Replace: r.Replace, Member: member}
+	j := join{Token: t.Hash(), Label: t.Name(), Key: key, Replace: r.Replace, Member: member}
 	if r.Replace {
 		j.GossipKey = newGossipKey()
 	}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"chainmail/membership/ring"
+	"chainmail/node/api"
 )
 
 // Certificates are valid at any time: the view ends them, not the clock, so
@@ -90,7 +91,7 @@ func (a authority) sign(csrDER []byte, name, id string, epoch ring.Epoch) ([]byt
 	template := &x509.Certificate{
 		SerialNumber: newSerial(),
 		Subject:      pkix.Name{CommonName: name},
-		DNSNames:     []string{name},
+		DNSNames:     []string{name, api.NodeName},
 		URIs:         []*url.URL{memberURI(id, epoch)},
 		NotBefore:    notBefore,
 		NotAfter:     notAfter,

@@ -39,6 +39,13 @@ func (m *Membership) SetPolicies(ctx context.Context, p api.PolicyChange) (ring.
 		d := time.Duration(*p.AckTimeout * float64(time.Second))
 		c.AckTimeout = &d
 	}
+	if p.Balancers != nil {
+		balancers, err := ring.ParseBalancers(*p.Balancers)
+		if err != nil {
+			return 0, refuse(reasonRefused, "%v", err)
+		}
+		c.Balancers = &balancers
+	}
 	return m.change(ctx, command{Policies: &c})
 }
 
@@ -139,13 +146,13 @@ func (m *Membership) NewJoinToken(ctx context.Context, valid time.Duration) (api
 	if valid < time.Second || valid > maxTokenTime {
 		return api.JoinToken{}, refuse(reasonRefused, "a join token can be valid for 1 s to %v, not %v", maxTokenTime, valid)
 	}
-	t := newToken(m.current.Load().CA.fingerprint())
+	t := newSecret(m.current.Load().CA.fingerprint())
 	expires := time.Now().Add(valid).UTC().Truncate(time.Second)
-	_, err := m.change(ctx, command{Token: &addToken{Hash: t.hash(), Expires: expires}})
+	_, err := m.change(ctx, command{Token: &addToken{Hash: t.Hash(), Expires: expires}})
 	if err != nil {
 		return api.JoinToken{}, err
 	}
-	return api.JoinToken{Token: t.String(), ExpiresAt: expires}, nil
+	return api.JoinToken{Token: t.Text(api.JoinTokenPrefix), ExpiresAt: expires}, nil
 }
 
 // change has a command committed, by whoever leads, and waits until this node

@@ -36,6 +36,9 @@ type command struct {
 	Keys     *keysPhase   `json:"keys,omitempty"`
 	Renewed  *renewed     `json:"renewed,omitempty"`
 	Recover  *recoverOne  `json:"recover,omitempty"`
+
+	AddAPIToken    *apiToken       `json:"add_api_token,omitempty"`
+	RevokeAPIToken *revokeAPIToken `json:"revoke_api_token,omitempty"`
 }
 
 // setPolicies sets those policies that are given, so that two people who set
@@ -46,6 +49,7 @@ type setPolicies struct {
 	WhenShort    *ring.WhenShort `json:"when_short,omitempty"`
 	AckTimeout   *time.Duration  `json:"ack_timeout,omitempty"`
 	BackfillRate *int64          `json:"backfill_rate,omitempty"`
+	Balancers    *[]string       `json:"balancers,omitempty"`
 }
 
 type setState struct {
@@ -126,6 +130,7 @@ func decodeCommand(b []byte) (command, error) {
 	for _, set := range []bool{
 		c.Policies != nil, c.State != nil, c.Remove != nil, c.Move != nil, c.Update != nil, c.Token != nil, c.Join != nil,
 		c.Rotate != nil, c.Keys != nil, c.Renewed != nil, c.Recover != nil,
+		c.AddAPIToken != nil, c.RevokeAPIToken != nil,
 	} {
 		if set {
 			kinds++
@@ -197,6 +202,10 @@ func (s *state) change(c command, r *result) (changed bool, refused *refusal) {
 		return s.renewed(*c.Renewed)
 	case c.Recover != nil:
 		return s.recoverOne(*c.Recover)
+	case c.AddAPIToken != nil:
+		return s.addAPIToken(*c.AddAPIToken, c.At)
+	case c.RevokeAPIToken != nil:
+		return s.revokeAPIToken(*c.RevokeAPIToken)
 	}
 	return false, refuse(reasonRefused, "this version does not know the change")
 }
@@ -233,10 +242,11 @@ func (s *state) setPolicies(c setPolicies) (bool, *refusal) {
 	override(&p.WhenShort, c.WhenShort)
 	override(&p.AckTimeout, c.AckTimeout)
 	override(&p.BackfillRate, c.BackfillRate)
+	override(&p.Balancers, c.Balancers)
 	if err := p.Check(); err != nil {
 		return false, refuse(reasonRefused, "%v", err)
 	}
-	changed := p != s.View.Policies
+	changed := !p.Equal(s.View.Policies)
 	s.View.Policies = p
 	return changed, nil
 }

@@ -8,7 +8,7 @@
 //	gossip     who seems alive (memberlist); changes routing, never membership
 //	consensus  the few things that people change (Raft): members, ring order,
 //	           policies, and the secrets that make a cluster: CA key, gossip
-//	           keys, join tokens
+//	           keys, join tokens and API tokens (as hashes)
 //
 // Mail never waits for any of it: View, Alive and the TLS configurations answer
 // from memory, and without a quorum only changes are refused.
@@ -21,7 +21,9 @@
 // the member's ID and the epoch at which they were signed, so that a node whose
 // view is older than a certificate can still tell whom it belongs to (see
 // certificate.member). They never expire: what ends them is the view, and an
-// expiry date would only add a day on which the cluster stops.
+// expiry date would only add a day on which the cluster stops. People, balancers
+// and programs with an API token know none of that: they verify a node by the CA
+// and by the DNS name that all members' certificates carry, api.NodeName.
 //
 // # The raft port
 //

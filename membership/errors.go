@@ -18,6 +18,10 @@ var (
 	// ErrToken: a join token is unknown, expired, used or no token at all.
 	// Also an ErrRefused.
 	ErrToken = errors.New("join token refused")
+	// ErrAPIToken: an API token opens nothing.
+	ErrAPIToken = errors.New("API token refused")
+	// ErrNoAPIToken: there is no API token with that ID. Also an ErrRefused.
+	ErrNoAPIToken = errors.New("no such API token")
 	// ErrNoQuorum: no leader could be had in time.
 	ErrNoQuorum = errors.New("no quorum")
 	// ErrUnknownOutcome: the change was handed over, but whether it was made is
@@ -39,6 +43,8 @@ const (
 	reasonNotMember reason = "not_member"
 	reasonNameTaken reason = "name_taken"
 	reasonToken     reason = "token"
+	// reasonNoAPIToken: no API token has that ID.
+	reasonNoAPIToken reason = "no_api_token"
 )
 
 // refusal is a change that the cluster does not make.
@@ -64,6 +70,8 @@ func (r *refusal) Is(target error) bool {
 		return r.Reason == reasonNameTaken
 	case ErrToken:
 		return r.Reason == reasonToken
+	case ErrNoAPIToken:
+		return r.Reason == reasonNoAPIToken
 	}
 	return false
 }

@@ -14,12 +14,12 @@ import (
 )
 
 func FuzzToken(f *testing.F) {
-	f.Add(newToken(sha256.Sum256(nil)).String())
-	f.Add(tokenPrefix)
+	f.Add(newSecret(sha256.Sum256(nil)).Text(api.JoinTokenPrefix))
+	f.Add(api.JoinTokenPrefix)
 	f.Add("")
 	f.Fuzz(func(t *testing.T, s string) {
 		token, err := parseToken(s)
-		if err == nil && token.String() != strings.TrimSpace(s) {
+		if err == nil && token.Text(api.JoinTokenPrefix) != strings.TrimSpace(s) {
 			t.Errorf("%q is read as %q", s, token)
 		}
 	})

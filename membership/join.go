@@ -94,7 +94,7 @@ func Join(ctx context.Context, o JoinOptions) error {
 
 // mayJoin looks at a directory that is there already, and keeps a node from
 // starting in it meanwhile.
-func mayJoin(dir string, t joinToken) (unlock func(), err error) {
+func mayJoin(dir string, t api.Secret) (unlock func(), err error) {
 	if !complete(dir) {
 		return func() {}, nil
 	}
@@ -103,7 +103,7 @@ func mayJoin(dir string, t joinToken) (unlock func(), err error) {
 		return nil, err
 	}
 	s, err := readState(dir)
-	if err == nil && s.CA.fingerprint() != t.ca {
+	if err == nil && s.CA.fingerprint() != t.CA {
 		err = fail(ErrExists, "%s belongs to cluster %s with the members %s: a node cannot be in two; to give that membership up, stop the node and move %s away (its mail stays)",
 			dir, s.View.Cluster, strings.Join(names(s.View), ", "), dir)
 	}
@@ -116,8 +116,8 @@ func mayJoin(dir string, t joinToken) (unlock func(), err error) {
 
 // joinKey is the key to join with. It is on the disk before it is used: the
 // cluster gives a second key no second certificate for the same token.
-func joinKey(dir string, t joinToken) (*ecdsa.PrivateKey, error) {
-	path := filepath.Join(dir, t.name()+".pem")
+func joinKey(dir string, t api.Secret) (*ecdsa.PrivateKey, error) {
+	path := filepath.Join(dir, t.Name()+".pem")
 	b, err := os.ReadFile(path)
 	if err == nil {
 		if key, err := decodeKey(b); err == nil {
@@ -142,7 +142,7 @@ func joinKey(dir string, t joinToken) (*ecdsa.PrivateKey, error) {
 	return key, syncDir(filepath.Dir(dir))
 }
 
-func askToJoin(ctx context.Context, o JoinOptions, t joinToken, key *ecdsa.PrivateKey) (admission, error) {
+func askToJoin(ctx context.Context, o JoinOptions, t api.Secret, key *ecdsa.PrivateKey) (admission, error) {
 	csr, err := newCSR(key, o.Name)
 	if err != nil {
 		return admission{}, err
@@ -178,7 +178,7 @@ func askToJoin(ctx context.Context, o JoinOptions, t joinToken, key *ecdsa.Priva
 }
 
 // dialCluster connects to a member of the cluster whose CA the token names.
-func dialCluster(ctx context.Context, o JoinOptions, network, addr string, t joinToken) (net.Conn, error) {
+func dialCluster(ctx context.Context, o JoinOptions, network, addr string, t api.Secret) (net.Conn, error) {
 	raw, err := o.Dial(ctx, network, addr)
 	if err != nil {
 		return nil, err
@@ -187,7 +187,7 @@ func dialCluster(ctx context.Context, o JoinOptions, network, addr string, t joi
 		MinVersion:         tls.VersionTLS13,
 		NextProtos:         []string{ALPN, "http/1.1"},
 		InsecureSkipVerify: true, // by the library's rules; ours follow
-		VerifyConnection:   func(cs tls.ConnectionState) error { return signedBy(t.ca, cs) },
+		VerifyConnection:   func(cs tls.ConnectionState) error { return signedBy(t.CA, cs) },
 	})
 	if err := c.HandshakeContext(ctx); err != nil {
 		raw.Close()
@@ -245,8 +245,8 @@ func joinError(status int, e api.Error) error {
 func parseLeaf(der []byte) (*x509.Certificate, error) { return x509.ParseCertificate(der) }
 
 // makeJoined makes the cluster directory of the new member.
-func makeJoined(dir string, t joinToken, a admission, key *ecdsa.PrivateKey) error {
-	if a.State.CA.fingerprint() != t.ca {
+func makeJoined(dir string, t api.Secret, a admission, key *ecdsa.PrivateKey) error {
+	if a.State.CA.fingerprint() != t.CA {
 		return errors.New("the answer is of another cluster than the token: check --peer")
 	}
 	b, err := encodeState(a.State)

@@ -21,6 +21,8 @@ type state struct {
 	Renew  ring.Epoch `json:"renew,omitempty"`
 	Tokens []token    `json:"tokens,omitempty"`
 	Done   []done     `json:"done,omitempty"` // the newest last
+	// APITokens open the HTTP interface of every node, the oldest first.
+	APITokens []apiToken `json:"api_tokens,omitempty"`
 }
 
 // gossipKeys encrypt the gossip; each is 32 bytes, for AES-256. A rotation
@@ -92,6 +94,7 @@ func (s state) clone() state {
 	}
 	s.Gossip.Keys = slices.Clone(s.Gossip.Keys)
 	s.Tokens = slices.Clone(s.Tokens)
+	s.APITokens = slices.Clone(s.APITokens)
 	s.Done = slices.Clone(s.Done)
 	return s
 }

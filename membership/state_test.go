@@ -25,12 +25,19 @@ func describe(s state) string {
 		fmt.Fprintf(&b, " renew %d", s.Renew)
 	}
 	p := s.View.Policies
-	fmt.Fprintf(&b, " copies %d replicas %d %s\n", p.Copies, p.Replicas, p.WhenShort)
+	fmt.Fprintf(&b, " copies %d replicas %d %s", p.Copies, p.Replicas, p.WhenShort)
+	if len(p.Balancers) > 0 {
+		fmt.Fprintf(&b, " balancers %s", strings.Join(p.Balancers, " "))
+	}
+	fmt.Fprintln(&b)
 	for _, m := range s.View.Members {
 		fmt.Fprintf(&b, "  %s id %s %s %s certificates %s\n", m.Name, m.ID, m.Role, m.State, strings.Join(m.Certificates, " "))
 	}
 	for _, t := range s.Tokens {
 		fmt.Fprintf(&b, "  token %s expires %s used %q\n", t.Hash, t.Expires.Format(time.RFC3339), t.Name)
+	}
+	for _, t := range s.APITokens {
+		fmt.Fprintf(&b, "  API token %s %s %q made %s expires %s\n", t.ID, t.Scope, t.Name, t.Created.Format(time.DateOnly), t.Expires.Format(time.DateOnly))
 	}
 	return b.String()
 }

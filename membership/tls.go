@@ -2,6 +2,7 @@ package membership
 
 import (
 	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,6 +24,19 @@ func (m *Membership) ServerTLS() *tls.Config {
 		return err
 	}
 	return c
+}
+
+// PublicTLS is for listeners that people and balancers connect to: it presents
+// the node's certificate, which whoever has the cluster's CA verifies by the
+// name api.NodeName, and asks for none. Balancers in the field still speak TLS
+// 1.2.
+func (m *Membership) PublicTLS() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: m.baseTLS().GetCertificate}
+}
+
+// CA is the certificate of the cluster's authority, in PEM.
+func (m *Membership) CA() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: m.ca.Raw})
 }
 
 // memberTLS is for listeners that only members may connect to. A client that

@@ -21,7 +21,29 @@ import (
 type clusterDoor struct{ *Node }
 
 // Cluster is the cluster as this node sees it.
-func (d clusterDoor) Cluster(ctx context.Context) (api.Cluster, error) { return d.cluster(ctx), nil }
+func (d clusterDoor) Cluster(ctx context.Context) (api.Cluster, error) {
+	return d.cluster(ctx), nil
+}
+
+// CA is the certificate of the cluster's authority, in PEM.
+func (d clusterDoor) CA() []byte { return d.members.CA() }
+
+// Sync is whether this node holds all that it should.
+func (d clusterDoor) Sync() api.Sync {
+	if d.witness() {
+		return api.Sync{InSync: true, Lacks: new(uint64)}
+	}
+	b := d.chain.Status().Backlog
+	if b == nil {
+		return api.Sync{Reason: "what the node lacks is not known: no other member has told yet what there is"}
+	}
+	lacks := b.Receipts - b.InFlight // what is on its way is nothing to tell of
+	s := api.Sync{InSync: lacks == 0, Lacks: &lacks, Lost: b.Lost}
+	if !s.InSync {
+		s.Reason = fmt.Sprintf("it lacks %s that it should hold", receipts(lacks))
+	}
+	return s
+}
 
 // Self is what this node tells its peers.
 func (d clusterDoor) Self(context.Context) (api.SelfReport, error) { return d.self(), nil }
@@ -114,6 +136,40 @@ func (d clusterDoor) Remove(ctx context.Context, name, force string) (api.Change
 	}
 	epoch, err := d.members.Remove(ctx, name)
 	return changed(epoch, err, name+" is no member from epoch %d on; the others copy among themselves what it kept")
+}
+
+// tokens give HTTP the cluster's API tokens.
+type tokens struct{ *Node }
+
+// Check finds the token whose secret a client has sent.
+func (t tokens) Check(secret string) (api.Token, error) { return t.members.CheckAPIToken(secret) }
+
+// List is every API token there is.
+func (t tokens) List() []api.Token { return t.members.APITokens() }
+
+// Make makes an API token for all nodes.
+func (t tokens) Make(ctx context.Context, r api.TokenRequest) (api.Token, error) {
+	made, err := t.members.AddAPIToken(ctx, r.Name, r.Scope, r.ExpiresAt)
+	return made, refused(err)
+}
+
+// Revoke ends an API token, and names the members that have not heard of it.
+func (t tokens) Revoke(ctx context.Context, id string) (api.Changed, error) {
+	epoch, err := t.members.RevokeAPIToken(ctx, id)
+	if err != nil {
+		return api.Changed{}, refused(err)
+	}
+	message := fmt.Sprintf("token %s opens nothing any more since epoch %d", id, epoch)
+	var deaf []string
+	for _, m := range t.members.View().Members {
+		if !t.members.Alive(m.Name) {
+			deaf = append(deaf, m.Name)
+		}
+	}
+	if len(deaf) > 0 {
+		message += "; not reached, and to be told when they are back: " + strings.Join(deaf, ", ")
+	}
+	return api.Changed{Epoch: uint64(epoch), Message: message}, nil
 }
 
 // settleTime is how long it takes until it is known of a receipt that it has
@@ -236,7 +292,7 @@ func refused(err error) error {
 		return nil
 	case errors.Is(err, membership.ErrToken):
 		code = http.StatusForbidden
-	case errors.Is(err, membership.ErrNotMember):
+	case errors.Is(err, membership.ErrNotMember), errors.Is(err, membership.ErrNoAPIToken):
 		code = http.StatusNotFound
 	case errors.Is(err, membership.ErrRefused):
 		code = http.StatusConflict

@@ -17,6 +17,9 @@ import (
 const (
 	// askTimeout is how long a peer may take to tell of itself: people wait.
 	askTimeout = time.Second
+	// askTimeoutDead is the same for one that gossip calls dead: it is asked all
+	// the same, since gossip may be wrong, but nobody waits for it.
+	askTimeoutDead = askTimeout / 4
 	// maxSkew between two clocks is shown from here on: times of receipts come
 	// from the clocks of the nodes that took them.
 	maxSkew = 2 * time.Second
@@ -77,9 +80,11 @@ func (n *Node) askData(ctx context.Context, view ring.View) (api.Cluster, bool) 
 		if m.Role != ring.Data || !n.members.Alive(m.Name) {
 			continue
 		}
+		ctx, cancel := context.WithTimeout(ctx, 2*askTimeout) // it asks the others in its turn
 		c := n.peer(m)
 		state, err := c.Cluster(ctx)
 		c.Close()
+		cancel()
 		if err == nil {
 			state.Node = n.config.Name
 			return state, true
@@ -107,14 +112,12 @@ func btoi(b bool) int {
 func policies(p ring.Policies) api.Policies {
 	return api.Policies{
 		Copies: p.Copies, Replicas: p.Replicas, WhenShort: string(p.WhenShort),
-		AckTimeout: p.AckTimeout.Seconds(), BackfillRate: p.BackfillRate,
+		AckTimeout: p.AckTimeout.Seconds(), BackfillRate: p.BackfillRate, Balancers: p.Balancers,
 	}
 }
 
 // reports asks all other members at once, and answers for this one.
 func (n *Node) reports(ctx context.Context, view ring.View) map[string]api.SelfReport {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
 	var (
 		mu  sync.Mutex
 		all = map[string]api.SelfReport{n.config.Name: n.self()}
@@ -125,6 +128,12 @@ func (n *Node) reports(ctx context.Context, view ring.View) map[string]api.SelfR
 			continue
 		}
 		wg.Go(func() {
+			limit := askTimeout
+			if !n.members.Alive(m.Name) {
+				limit = askTimeoutDead
+			}
+			ctx, cancel := context.WithTimeout(ctx, limit)
+			defer cancel()
 			c := n.peer(m)
 			defer c.Close()
 			if r, err := c.Self(ctx); err == nil {

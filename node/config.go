@@ -181,6 +181,7 @@ type Limits struct {
 	MemoryWait              Duration `yaml:"memory_wait"`
 	IdleTimeout             Duration `yaml:"idle_timeout"`
 	DrainTimeout            Duration `yaml:"drain_timeout"`
+	LeaveGrace              Duration `yaml:"leave_grace"`
 }
 
 // Disk is the guard of the data directory's file system.
@@ -218,6 +219,7 @@ func Default() Config {
 			// RFC 5321 4.5.3.2.7: a server waits at least five minutes for the next command.
 			IdleTimeout:  Duration(5 * time.Minute),
 			DrainTimeout: Duration(30 * time.Second),
+			LeaveGrace:   Duration(15 * time.Second),
 		},
 		Disk:  Disk{MinFree: GiB},
 		Scrub: Scrub{Period: Duration(7 * 24 * time.Hour)},

@@ -50,6 +50,7 @@ func (n *Node) step(ctx context.Context) error {
 		return errors.Join(n.strangerError(), n.rememberRemoval())
 	}
 	err := n.tellAddresses()
+	n.noteLeaving(me.State == ring.Draining)
 	switch me.State {
 	case ring.Joining:
 		err = n.finishJoining(ctx, view)
@@ -136,8 +137,27 @@ func (n *Node) finishJoining(ctx context.Context, view ring.View) error {
 	return err
 }
 
-// finishDraining takes the node out once the others hold all that it holds.
+// noteLeaving keeps since when the node is drained. A cancelled drain that begins
+// again gives the clients their time again.
+func (n *Node) noteLeaving(drained bool) {
+	if !drained {
+		n.leaving.Store(0)
+	} else if n.leaving.CompareAndSwap(0, time.Now().UnixNano()) {
+		n.log.Info("draining: new mail is taken for a while longer, so that balancers can lead clients elsewhere", slog.Duration("leave_grace", n.graceLeft()))
+	}
+}
+
+// graceLeft is how long a node that is drained still takes mail.
+func (n *Node) graceLeft() time.Duration {
+	return time.Until(time.Unix(0, n.leaving.Load())) + time.Duration(n.config.Limits.LeaveGrace)
+}
+
+// finishDraining takes the node out once its clients had time to go elsewhere
+// and the others hold all that it holds.
 func (n *Node) finishDraining(ctx context.Context, view ring.View) error {
+	if left := n.graceLeft(); left > 0 {
+		return fmt.Errorf("clients have %v more to go elsewhere", left)
+	}
 	left := notHanded(view, n.config.Name, n.archive.Logs(), n.known())
 	if left > 0 {
 		return fmt.Errorf("%s not yet on all the nodes that must keep them", receipts(left))

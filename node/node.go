@@ -48,6 +48,7 @@ type Node struct {
 	state    atomic.Value // string, one of api.State…
 
 	differ  atomic.Uint64 // stretches of which the last comparison found other contents on another node
+	leaving atomic.Int64  // when the node saw that it is drained, in nanoseconds of Unix time; 0: it is not
 	cut     []record.Log  // what a joining node must hold to be active; nil: not known yet
 	members *membership.Membership
 	archive *archive.Archive // nil on a witness, like all that follows but http
@@ -206,7 +207,7 @@ func (n *Node) accepting() error {
 	if n.state.Load() == api.StateStarting {
 		return smtpd.ErrStarting
 	}
-	if m, ok := n.members.View().Member(n.config.Name); ok && m.State == ring.Draining {
+	if n.leaving.Load() != 0 && n.graceLeft() <= 0 {
 		return smtpd.ErrLeaving
 	}
 	return n.archive.Accepting()

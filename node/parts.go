@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -83,9 +84,11 @@ func (n *Node) httpOptions() (httpd.Options, error) {
 		Status:         n.Status,
 		Address:        n.config.HTTP,
 		Socket:         SocketPath(n.config.DataDir),
-		Tokens:         httpd.DefaultTokens(n.config.DataDir),
+		Tokens:         tokens{n},
 		MaxMessageSize: int64(n.config.Limits.MaxMessageSize),
 		ClusterTLS:     n.doorTLS(),
+		PublicTLS:      n.members.PublicTLS(),
+		Balancer:       n.isBalancer,
 		Peer:           n.members.PeerOf,
 		Cluster:        clusterDoor{n},
 		Logger:         n.log,
@@ -125,6 +128,7 @@ func (n *Node) smtpOptions() (smtpd.Options, error) {
 		Hostname:         n.config.Name,
 		Begin:            func(ctx context.Context) smtpd.Draft { return n.newDraft(ctx) },
 		Accepting:        n.accepting,
+		Balancer:         n.isBalancer,
 		NewJournalParser: func() smtpd.JournalParser { return journalParser{mail.NewJournalParser()} },
 		Logger:           n.log,
 		Registerer:       n.registry,
@@ -151,6 +155,10 @@ func (n *Node) smtpOptions() (smtpd.Options, error) {
 	}
 	return o, nil
 }
+
+// isBalancer reports whether the cluster believes what a balancer at this
+// address says of its clients.
+func (n *Node) isBalancer(a netip.Addr) bool { return n.members.View().Policies.TrustsBalancer(a) }
 
 // chainConnector is the door of the ring: peers are handed to the chain, and
 // foreign servers that are allowed hand in mail.

@@ -408,6 +408,7 @@ func (v *validator) limits(c Config) {
 		{"limits.memory_wait", l.MemoryWait, "30s"},
 		{"limits.idle_timeout", l.IdleTimeout, "5m"},
 		{"limits.drain_timeout", l.DrainTimeout, "30s"},
+		{"limits.leave_grace", l.LeaveGrace, "15s"},
 		{"scrub.period", c.Scrub.Period, "7d"},
 	} {
 		if d.value <= 0 {

@@ -90,6 +90,31 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// TestDrainGivesTime: a node that is drained says at once that it is not ready,
+// and goes on taking mail for a while, so that a balancer that asks it can lead
+// its clients elsewhere before any of them meets an error.
+func TestDrainGivesTime(t *testing.T) {
+	testcluster.Virtual(t, testcluster.Options{Nodes: 3}, func(t *testing.T, c *testcluster.Cluster) {
+		drain(c, "b")
+		time.Sleep(time.Second)
+		status, err := c.Client("b").Status(t.Context())
+		if err != nil || status.State != api.StateDraining {
+			t.Errorf("a second after the drain began, b is %q (%v)", status.State, err)
+		}
+		for range 13 {
+			c.Send("b", 2)
+			time.Sleep(time.Second)
+		}
+		time.Sleep(2 * time.Second)
+		if err := c.Offer("b", 1); err == nil {
+			t.Error("b takes mail when its time is over")
+		}
+		c.Leave("b")
+		c.Await("a", "b", testcluster.Left)
+		c.Check()
+	})
+}
+
 // TestDrainInterrupted: the node that drains, and one that takes its copies,
 // lose power meanwhile.
 func TestDrainInterrupted(t *testing.T) {

@@ -297,7 +297,10 @@ func (v visitor) operations(to string) (all [][2]string) {
 }
 
 // openToAll are the operations that need no right; join needs a token inside.
-var openToAll = []string{"GET /healthz", "GET /readyz", "GET /metrics", "GET " + api.Prefix + "/openapi.json"}
+var openToAll = []string{
+	"GET /healthz", "GET /readyz", "GET /syncz", "GET /metrics",
+	"GET " + api.Prefix + "/openapi.json", "GET " + api.Prefix + "/cluster/ca",
+}
 
 const joinOperation = "POST " + api.Prefix + "/cluster/join"
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"chainmail/membership/ring"
 	"chainmail/node"
 	"chainmail/node/api"
 	"chainmail/node/client"
@@ -22,7 +23,7 @@ const roleWitness = string(node.RoleWitness)
 
 func newClusterCommand() *cobra.Command {
 	return group("cluster", "Show and change what is the same on every node",
-		newClusterShowCommand(), newClusterSetCommand())
+		newClusterShowCommand(), newClusterSetCommand(), newClusterCACommand())
 }
 
 func newClusterShowCommand() *cobra.Command {
@@ -57,6 +58,34 @@ func newClusterShowCommand() *cobra.Command {
 	return cmd
 }
 
+func newClusterCACommand() *cobra.Command {
+	var to target
+	cmd := &cobra.Command{
+		Use:   "ca",
+		Short: "Print the certificate by which nodes are verified",
+		Long: `Prints the certificate of the cluster's own authority, in PEM. With it balancers and
+programs verify any node over TLS, by the name ` + api.NodeName + `.
+It is no secret.`,
+		Example: `  chainmail cluster ca > /etc/nginx/chainmail-ca.pem`,
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := to.client()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			ca, err := c.CA(cmd.Context())
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(ca)
+			return err
+		},
+	}
+	to.addFlags(cmd.Flags())
+	return cmd
+}
+
 func printCluster(w io.Writer, c api.Cluster) error {
 	var t table
 	t.add("Cluster", c.ID)
@@ -69,6 +98,7 @@ func printCluster(w io.Writer, c api.Cluster) error {
 	t.add("when_short", p.WhenShort)
 	t.add("ack_timeout", secondsText(p.AckTimeout))
 	t.add("backfill_rate", rateText(p.BackfillRate))
+	t.add("balancers", balancersText(p.Balancers))
 	if err := t.printAsList(w); err != nil {
 		return err
 	}
@@ -112,6 +142,13 @@ func rateText(n int64) string {
 	return node.Size(n).String() + " a second"
 }
 
+func balancersText(balancers []string) string {
+	if len(balancers) == 0 {
+		return "none"
+	}
+	return strings.Join(balancers, ", ")
+}
+
 func orDash(s string) string {
 	if s == "" {
 		return "-"
@@ -134,8 +171,14 @@ func newClusterSetCommand() *cobra.Command {
   when_short=accept|tempfail    when the copies cannot be had in time: 250, counted
                                 and shown as short, or 451
   ack_timeout=DURATION          how long a 250 waits for copies
-  backfill_rate=SIZE|unlimited  bytes a second that one node sends another to catch up`,
-		Example: "  chainmail cluster set copies=2 replicas=3 when_short=accept\n  chainmail cluster set ack_timeout=5s backfill_rate=20MiB",
+  backfill_rate=SIZE|unlimited  bytes a second that one node sends another to catch up
+  balancers=ADDRESS,...|none    IP addresses and blocks of the balancers in front of
+                                the nodes: their word on a client's address is
+                                believed, and their SMTP connections must begin with
+                                a PROXY header`,
+		Example: `  chainmail cluster set copies=2 replicas=3 when_short=accept
+  chainmail cluster set ack_timeout=5s backfill_rate=20MiB
+  chainmail cluster set balancers=192.0.2.10,192.0.2.11`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("give at least one KEY=VALUE")
@@ -183,6 +226,21 @@ var policies = map[string]struct {
 		c.BackfillRate = &n
 		return ok
 	}},
+	"balancers": {"IP addresses and blocks such as 192.0.2.10,192.0.2.16/28, or none", readBalancers},
+}
+
+func readBalancers(v string, c *api.PolicyChange) bool {
+	list, err := balancers(v)
+	c.Balancers = &list
+	return err == nil
+}
+
+// balancers reads a list; an empty one means none, too.
+func balancers(v string) ([]string, error) {
+	if v == "" || v == "none" {
+		return []string{}, nil
+	}
+	return ring.ParseBalancers(strings.Split(v, ","))
 }
 
 func readCount(v string, into **int) bool {
@@ -211,6 +269,9 @@ func parsePolicies(args []string) (change api.PolicyChange, err error) {
 			return change, fmt.Errorf("%s has no value: write %s=VALUE, %s", key, key, policy.want)
 		case seen[key]:
 			return change, fmt.Errorf("%s is given twice: give it once", key)
+		case !policy.read(value, &change) && key == "balancers":
+			_, err := balancers(value)
+			return change, err // it names the one that is wrong
 		case !policy.read(value, &change):
 			return change, fmt.Errorf("%s is %q: write %s", key, value, policy.want)
 		}

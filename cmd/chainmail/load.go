@@ -56,6 +56,7 @@ are read back from the node, and missing, altered and duplicated ones reported
 	flags.Int64Var(&options.Count, "count", 0, "how many mails to send")
 	flags.DurationVar(&options.Duration, "duration", 0, "how long to send")
 	flags.Float64Var(&options.Rate, "rate", 0, "mails per second of all sessions (default as fast as they go)")
+	flags.IntVar(&options.PerSession, "per-session", 0, "mails over one connection before the next one (default no limit)")
 	flags.BoolVar(&options.BDAT, "bdat", false, "send by BDAT instead of DATA")
 	flags.BoolVar(&options.LMTP, "lmtp", false, "speak LMTP")
 	flags.BoolVar(&startTLS, "starttls", false, "use STARTTLS")

@@ -28,8 +28,7 @@ func printClusterState(w io.Writer, c api.Cluster) error {
 	var head table
 	head.add("Cluster", fmt.Sprintf("%s, epoch %s", c.ID, humanCount(c.Epoch)))
 	head.add("Voters", votersLine(c))
-	head.add("Policies", fmt.Sprintf("copies %d, replicas %s, when_short %s, ack_timeout %s, backfill_rate %s",
-		c.Policies.Copies, replicasText(c.Policies.Replicas), c.Policies.WhenShort, secondsText(c.Policies.AckTimeout), rateText(c.Policies.BackfillRate)))
+	head.add("Policies", policiesLine(c.Policies))
 	if err := head.printAsList(w); err != nil {
 		return err
 	}
@@ -47,6 +46,16 @@ func printClusterState(w io.Writer, c api.Cluster) error {
 	fmt.Fprintln(w)
 	routes := routeTable(c.Routes)
 	return routes.print(w)
+}
+
+// policiesLine names the balancers only where there are any.
+func policiesLine(p api.Policies) string {
+	line := fmt.Sprintf("copies %d, replicas %s, when_short %s, ack_timeout %s, backfill_rate %s",
+		p.Copies, replicasText(p.Replicas), p.WhenShort, secondsText(p.AckTimeout), rateText(p.BackfillRate))
+	if len(p.Balancers) > 0 {
+		line += ", balancers " + strings.Join(p.Balancers, " ")
+	}
+	return line
 }
 
 func printVerdict(w io.Writer, c api.Cluster) {

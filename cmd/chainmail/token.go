@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"chainmail/node"
+	"chainmail/node/api"
 	"chainmail/node/client"
 )
 
@@ -76,18 +77,32 @@ func newTokenAPICommand() *cobra.Command {
 		to      target
 		format  outputFormat
 		name    string
+		scope   = api.ScopeRead
 		expires string
 	)
 	cmd := &cobra.Command{
 		Use:   "api",
-		Short: "Make a token that may read the archive over HTTP",
-		Long: `Makes a bearer token for the HTTP interface. It may read all mail of the node and
-change nothing. The secret alone goes to standard output; it is shown this once,
-the node keeps only its hash.`,
+		Short: "Make a token for the HTTP interface of all nodes",
+		Long: `Makes a bearer token for the HTTP interface. It works on every node of the cluster
+and changes nothing. What it may see is its scope:
+
+  read     all that can be read over HTTP, all mail included
+  cluster  the members of the cluster and how they are, and no mail: what a
+           balancer needs
+
+The secret alone goes to standard output; it is shown this once, the cluster keeps
+only its hash. It carries the hash of the cluster's certificate authority, by which
+a program that has only the token knows with whom it speaks.`,
 		Example: `  TOKEN=$(chainmail token api --name backup --expires 90d)
-  curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:8025/api/v1/status`,
+  chainmail cluster ca > ca.pem
+  curl --cacert ca.pem --connect-to ` + api.NodeName + `:8025:127.0.0.1:8025 \
+    -H "Authorization: Bearer $TOKEN" https://` + api.NodeName + `:8025/api/v1/status
+  chainmail token api --name balancer --scope cluster`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if scope != api.ScopeRead && scope != api.ScopeCluster {
+				return usageError{fmt.Errorf("--scope is %q: use %s or %s", scope, api.ScopeRead, api.ScopeCluster)}
+			}
 			until, err := parseExpiry(expires, time.Now())
 			if err != nil {
 				return usageError{err}
@@ -96,21 +111,22 @@ the node keeps only its hash.`,
 			if err != nil {
 				return err
 			}
-			t, err := c.MakeToken(cmd.Context(), name, until)
+			t, err := c.MakeToken(cmd.Context(), api.TokenRequest{Name: name, Scope: scope, ExpiresAt: until})
 			if err != nil {
 				return err
 			}
 			if format == formatJSON {
 				return printJSON(cmd.OutOrStdout(), t)
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "Token %s (%s), expires: %s. Keep the secret, it is not shown again. Revoke it with: chainmail token revoke %s\n",
-				t.ID, sanitize(t.Name), expiry(t.ExpiresAt), t.ID)
+			fmt.Fprintf(cmd.ErrOrStderr(), "Token %s (%s), scope %s, expires: %s. Keep the secret, it is not shown again. Revoke it with: chainmail token revoke %s\n",
+				t.ID, sanitize(t.Name), sanitize(t.Scope), expiry(t.ExpiresAt), t.ID)
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), t.Secret)
 			return err
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", defaultTokenName(), "who or what will use it, for `PEOPLE` to read")
+	flags.StringVar(&scope, "scope", scope, "what it may see: `SCOPE` read or cluster")
 	flags.StringVar(&expires, "expires", "", "`WHEN` it stops working: 90d, 2027-01-31, 2027-01-31T08:00:00Z (default never)")
 	addOutputFlag(flags, &format)
 	to.addFlags(flags)
@@ -132,6 +148,7 @@ func newTokenListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the tokens for the HTTP interface, without their secrets",
+		Long:  "Lists the cluster's tokens for the HTTP interface: the same on every node.",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := to.client()
@@ -143,14 +160,14 @@ func newTokenListCommand() *cobra.Command {
 				return err
 			}
 			var rows table
-			rows.add("ID", "MADE", "EXPIRES", "NAME")
+			rows.add("ID", "SCOPE", "MADE", "EXPIRES", "NAME")
 			for _, t := range tokens {
 				if format == formatJSON {
 					if err := printJSON(cmd.OutOrStdout(), t); err != nil {
 						return err
 					}
 				}
-				rows.add(t.ID, shortTime(t.CreatedAt), expiry(t.ExpiresAt), t.Name)
+				rows.add(t.ID, t.Scope, shortTime(t.CreatedAt), expiry(t.ExpiresAt), t.Name)
 			}
 			switch {
 			case format == formatJSON:
@@ -168,23 +185,23 @@ func newTokenListCommand() *cobra.Command {
 }
 
 func newTokenRevokeCommand() *cobra.Command {
-	var to target
+	var (
+		to     target
+		format outputFormat
+	)
 	cmd := &cobra.Command{
 		Use:   "revoke ID",
-		Short: "Revoke a token for the HTTP interface at once",
-		Args:  oneArgument("ID"),
+		Short: "Revoke a token for the HTTP interface",
+		Long: `Ends a token on all nodes. One that cannot be reached at the moment takes the token
+until it hears of it; the answer names such nodes.`,
+		Args: oneArgument("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := to.client()
-			if err != nil {
-				return err
-			}
-			if err := c.RevokeToken(cmd.Context(), args[0]); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "Token %s is revoked.\n", sanitize(args[0]))
-			return nil
+			return to.change(cmd, format, func(ctx context.Context, c *client.Client) (api.Changed, error) {
+				return c.RevokeToken(ctx, args[0])
+			})
 		},
 	}
+	addOutputFlag(cmd.Flags(), &format)
 	to.addFlags(cmd.Flags())
 	return cmd
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -52,6 +54,11 @@ func (p Policies) Check() error {
 	}
 	if p.BackfillRate < 0 {
 		say("backfill_rate=%d: want bytes a second, or 0 for no bound", p.BackfillRate)
+	}
+	if canonical, err := ParseBalancers(p.Balancers); err != nil {
+		problems = append(problems, err)
+	} else if !slices.Equal(canonical, p.Balancers) {
+		say("balancers=%s: want them in order, each once, as %s", strings.Join(p.Balancers, ","), strings.Join(canonical, ","))
 	}
 	return errors.Join(problems...)
 }

@@ -7,6 +7,7 @@ package ring
 import (
 	"cmp"
 	"hash/fnv"
+	"reflect"
 	"slices"
 	"time"
 )
@@ -78,6 +79,18 @@ type Policies struct {
 	// BackfillRate bounds what one node sends another to catch up, in bytes of
 	// stored mail a second; 0: no bound but live mail's precedence.
 	BackfillRate int64 `json:"backfill_rate"`
+	// Balancers are those whose word on a client's address is believed: IP
+	// addresses and blocks of them, as ParseBalancers writes them.
+	Balancers []string `json:"balancers,omitempty"`
+}
+
+// Equal reports whether two policies are the same.
+func (p Policies) Equal(o Policies) bool {
+	if !slices.Equal(p.Balancers, o.Balancers) {
+		return false
+	}
+	p.Balancers, o.Balancers = nil, nil
+	return reflect.DeepEqual(p, o)
 }
 
 // DefaultPolicies are those of a new cluster.

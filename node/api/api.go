@@ -8,6 +8,11 @@ import "time"
 // Prefix is where version 1 of the interface lives.
 const Prefix = "/api/v1"
 
+// NodeName is the DNS name in the certificates of all members of a cluster:
+// balancers and programs that know the cluster's CA ask for it by SNI and
+// verify it, whichever node they reach. It is in no DNS.
+const NodeName = "node.chainmail.internal"
+
 // Message is one archived message with every receipt of it.
 type Message struct {
 	SHA256     string    `json:"sha256"`
@@ -92,6 +97,17 @@ const (
 type Health struct {
 	State  string `json:"state"` // one of the states of a node
 	Reason string `json:"reason,omitempty"`
+}
+
+// Sync answers /syncz: does the node hold all that it should?
+type Sync struct {
+	InSync bool `json:"in_sync"`
+	// Lacks counts the receipts that it should hold and does not; null while that
+	// is not known.
+	Lacks *uint64 `json:"lacks"`
+	// Lost are those of them that no reachable member holds.
+	Lost   uint64 `json:"lost"`
+	Reason string `json:"reason,omitempty"` // why it is not in sync
 }
 
 // Status is the state of one node.
@@ -179,10 +195,18 @@ type VerifyEvent struct {
 	Error string `json:"error,omitempty"`
 }
 
+// The scopes of API tokens.
+const (
+	ScopeRead    = "read"    // all that can be read over HTTP, mail included
+	ScopeCluster = "cluster" // the cluster's members and how they are, and no mail
+)
+
 // Token describes one API token; the secret itself is shown once, when made.
+// It works on every node of the cluster.
 type Token struct {
 	ID        string    `json:"id"`
 	Name      string    `json:"name"`
+	Scope     string    `json:"scope"`
 	CreatedAt time.Time `json:"created_at"`
 	ExpiresAt time.Time `json:"expires_at,omitzero"`
 	Secret    string    `json:"secret,omitempty"`
@@ -191,10 +215,11 @@ type Token struct {
 // TokenRequest asks for a new API token.
 type TokenRequest struct {
 	Name      string    `json:"name"`                // who or what will use it, for people
+	Scope     string    `json:"scope,omitempty"`     // one of the scopes; absent: read
 	ExpiresAt time.Time `json:"expires_at,omitzero"` // in the future; absent: never
 }
 
-// TokenList is every API token there is, expired ones included.
+// TokenList is every API token there is, those included that expired lately.
 type TokenList struct {
 	Tokens []Token `json:"tokens"`
 }

@@ -39,6 +39,9 @@ type Policies struct {
 	WhenShort    string  `json:"when_short"`
 	AckTimeout   float64 `json:"ack_timeout_seconds"`
 	BackfillRate int64   `json:"backfill_rate_bytes"` // a second; 0: no bound
+	// Balancers are the IP addresses and CIDR blocks whose word on a client's
+	// address is believed: by a PROXY header in SMTP, by X-Forwarded-For in HTTP.
+	Balancers []string `json:"balancers"`
 }
 
 // PolicyChange sets those policies that are given.
@@ -48,6 +51,8 @@ type PolicyChange struct {
 	WhenShort    *string  `json:"when_short,omitempty"`
 	AckTimeout   *float64 `json:"ack_timeout_seconds,omitempty"`
 	BackfillRate *int64   `json:"backfill_rate_bytes,omitempty"`
+	// Balancers takes the place of the whole list; an empty one means none.
+	Balancers *[]string `json:"balancers,omitempty"`
 }
 
 // Member is one member of a cluster.

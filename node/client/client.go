@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type Client struct {
 	// socket is the path of the admin socket, empty over TCP, and peer the address
 	// of another node's port: what error messages name.
 	socket, peer string
+	ca           *[sha256.Size]byte // hash of the CA that the API token names; nil: none
 }
 
 // idleConnections is how many connections stay open between calls: enough for
@@ -49,7 +51,11 @@ func NewTCP(baseURL, token string) (*Client, error) {
 	}
 	t := transport()
 	t.Proxy = http.ProxyFromEnvironment
-	return &Client{base: strings.TrimRight(baseURL, "/"), token: token, http: &http.Client{Transport: t}}, nil
+	c := &Client{base: strings.TrimRight(baseURL, "/"), token: token, http: &http.Client{Transport: t}}
+	if secret, ok := api.ParseSecret(api.APITokenPrefix, token); ok {
+		c.ca = &secret.CA
+	}
+	return c, nil
 }
 
 func transport() *http.Transport {
@@ -190,15 +196,15 @@ func (c *Client) Tokens(ctx context.Context) ([]api.Token, error) {
 	return l.Tokens, c.call(ctx, http.MethodGet, "/tokens", nil, &l)
 }
 
-// MakeToken makes an API token; the answer alone has its secret. A zero
-// expiry: it never expires.
-func (c *Client) MakeToken(ctx context.Context, name string, expires time.Time) (t api.Token, err error) {
-	return t, c.call(ctx, http.MethodPost, "/tokens", api.TokenRequest{Name: name, ExpiresAt: expires}, &t)
+// MakeToken makes an API token that works on every node; the answer alone has
+// its secret.
+func (c *Client) MakeToken(ctx context.Context, r api.TokenRequest) (t api.Token, err error) {
+	return t, c.call(ctx, http.MethodPost, "/tokens", r, &t)
 }
 
 // RevokeToken ends the API token with this ID.
-func (c *Client) RevokeToken(ctx context.Context, id string) error {
-	return c.call(ctx, http.MethodDelete, "/tokens/"+url.PathEscape(id), nil, nil)
+func (c *Client) RevokeToken(ctx context.Context, id string) (api.Changed, error) {
+	return c.change(ctx, http.MethodDelete, "/tokens/"+url.PathEscape(id), nil)
 }
 
 func messagePath(id string) string { return "/messages/" + url.PathEscape(id) }

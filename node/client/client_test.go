@@ -64,7 +64,7 @@ func start(t *testing.T, change func(*httpd.Options)) *node {
 		Begin: func(ctx context.Context) (httpd.Draft, error) {
 			return n.archive.NewDraft(ctx), n.archive.Accepting()
 		},
-		Address: "127.0.0.1:0", Socket: n.socket, Tokens: httpd.DefaultTokens(dir), MaxMessageSize: 20 << 20,
+		Address: "127.0.0.1:0", Socket: n.socket, Tokens: &fakeTokens{}, MaxMessageSize: 20 << 20,
 		Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Grace: 5 * time.Second,
 	}
 	if change != nil {
@@ -270,7 +270,7 @@ func TestRefusedIDs(t *testing.T) {
 
 func TestTokensOverTCP(t *testing.T) {
 	n, ctx := start(t, nil), t.Context()
-	made, err := n.MakeToken(ctx, "tests", time.Time{})
+	made, err := n.MakeToken(ctx, api.TokenRequest{Name: "tests"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,8 +295,8 @@ func TestTokensOverTCP(t *testing.T) {
 	if tokens, err := n.Tokens(ctx); err != nil || len(tokens) != 1 || tokens[0].ID != made.ID || tokens[0].Secret != "" {
 		t.Errorf("%+v, %v", tokens, err)
 	}
-	if err := n.RevokeToken(ctx, made.ID); err != nil {
-		t.Error(err)
+	if done, err := n.RevokeToken(ctx, made.ID); err != nil || done.Epoch != 8 {
+		t.Error(done, err)
 	}
 	_, err = c.Status(ctx)
 	status(http.StatusUnauthorized, err)
@@ -417,7 +417,7 @@ func TestForeignAnswers(t *testing.T) {
 	if _, err := c.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot read the node's answer to /api/v1/status") {
 		t.Errorf("%v", err)
 	}
-	if err := c.RevokeToken(t.Context(), "x/y"); err == nil || len(err.Error()) > 200 || !strings.Contains(err.Error(), "502 Bad Gateway") {
+	if _, err := c.RevokeToken(t.Context(), "x/y"); err == nil || len(err.Error()) > 200 || !strings.Contains(err.Error(), "502 Bad Gateway") {
 		t.Errorf("%v", err)
 	}
 }

@@ -27,6 +27,7 @@ const someStore = record.StoreID(0x4f2a9c1be0d37786)
 // fakeCluster says in its answers what it was asked for.
 type fakeCluster struct {
 	refusal error
+	ca      []byte // PEM
 	verify  func(report func(api.ClusterVerifyEvent)) error
 }
 
@@ -37,6 +38,10 @@ func (f *fakeCluster) say(format string, args ...any) (api.Changed, error) {
 func (f *fakeCluster) Cluster(context.Context) (api.Cluster, error) {
 	return api.Cluster{Node: "a"}, f.refusal
 }
+
+func (f *fakeCluster) CA() []byte { return f.ca }
+
+func (f *fakeCluster) Sync() api.Sync { return api.Sync{} }
 
 func (f *fakeCluster) Self(context.Context) (api.SelfReport, error) {
 	return api.SelfReport{Node: "a"}, f.refusal

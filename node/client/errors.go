@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,6 +67,10 @@ func (c *Client) explain(ctx context.Context, err error) error {
 		err = u.Err // it names a URL that nobody typed
 	}
 	switch {
+	case errors.Is(err, ErrOtherCluster), errors.Is(err, errCertificate):
+		return err
+	case c.peer != "" && errors.Is(err, http.ErrSchemeMismatch), c.peer != "" && errors.As(err, new(tls.RecordHeaderError)):
+		return fmt.Errorf("what answers at %s speaks no TLS: see whether it is the address of a node's HTTP port", c.peer)
 	case c.peer != "" && errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w at %s: see whether the node is running there, and whether %s is the address of its HTTP port", ErrNoNode, c.peer, c.peer)
 	case c.peer != "":

@@ -3,19 +3,18 @@ package httpd
 import (
 	"fmt"
 	"net/http"
-	"strings"
-	"time"
 )
 
 // access is the least right that a route asks for.
 type access int
 
 const (
-	open   access = iota // anybody who reaches the listener
-	joiner               // a connection by the cluster's TLS, with or without a certificate
-	token                // a bearer token, a member's certificate, or the admin socket
-	peer                 // a member's certificate, or the admin socket
-	admin                // the admin socket only
+	open     access = iota // anybody who reaches the listener
+	joiner                 // a connection by the cluster's TLS, with or without a certificate
+	anyToken               // a bearer token of any scope, a member's certificate, or the admin socket
+	token                  // a bearer token that may read mail, a member's certificate, or the admin socket
+	peer                   // a member's certificate, or the admin socket
+	admin                  // the admin socket only
 )
 
 // caller is what is known of who asks.
@@ -63,8 +62,12 @@ func (s *Server) allow(rt route, c caller) error {
 		}
 	default:
 		if !c.peer {
-			if err := s.authenticate(c.request); err != nil || rt.access == token {
+			t, err := s.authenticate(c.request)
+			if err != nil {
 				return err
+			}
+			if rt.access == anyToken || rt.access == token {
+				return permits(t, rt.access)
 			}
 		}
 		return &StatusError{
@@ -72,13 +75,4 @@ func (s *Server) allow(rt route, c caller) error {
 			"use the chainmail command on the node's machine, or its admin socket",
 		}
 	}
-}
-
-// authenticate takes "Authorization: Bearer SECRET" (RFC 6750 2.1).
-func (s *Server) authenticate(r *http.Request) error {
-	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return noToken("this resource needs an API token")
-	}
-	return s.tokens.check(strings.TrimSpace(secret), time.Now())
 }

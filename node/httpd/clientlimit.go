@@ -11,16 +11,16 @@ import (
 // for the other nodes and for people.
 const maxPerClient = 256
 
-// clientLimit is a listener that closes what one address opens beyond a limit.
+// clientLimit is a listener that closes what one address opens beyond its limit.
 type clientLimit struct {
 	net.Listener
-	limit int
+	limit func(client netip.Addr) int
 
 	mu   sync.Mutex
 	open map[netip.Addr]int
 }
 
-func newClientLimit(l net.Listener, limit int) *clientLimit {
+func newClientLimit(l net.Listener, limit func(netip.Addr) int) *clientLimit {
 	return &clientLimit{Listener: l, limit: limit, open: map[netip.Addr]int{}}
 }
 
@@ -44,9 +44,10 @@ func (l *clientLimit) Accept() (net.Conn, error) {
 }
 
 func (l *clientLimit) take(client netip.Addr) bool {
+	limit := l.limit(client)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open[client] >= l.limit {
+	if l.open[client] >= limit {
 		return false
 	}
 	l.open[client]++

@@ -2,6 +2,7 @@ package httpd
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -13,7 +14,7 @@ func TestClientLimit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newClientLimit(inner, 2)
+	l := newClientLimit(inner, func(netip.Addr) int { return 2 })
 	defer l.Close()
 	accepted := make(chan net.Conn)
 	go func() {
@@ -51,5 +52,14 @@ func TestClientLimit(t *testing.T) {
 	<-accepted
 	if _, err := dial().Read(make([]byte, 1)); err == nil {
 		t.Fatal("closing twice gave two places")
+	}
+}
+
+// TestBalancersMayOpenMore: and leave room for others all the same.
+func TestBalancersMayOpenMore(t *testing.T) {
+	lb, other := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.11")
+	s := &Server{opts: Options{Balancer: func(a netip.Addr) bool { return a == lb }}}
+	if s.mayOpen(other) != 256 || s.mayOpen(lb) != 768 || (&Server{}).mayOpen(lb) != 256 {
+		t.Errorf("%d, %d, %d", s.mayOpen(other), s.mayOpen(lb), (&Server{}).mayOpen(lb))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"chainmail/membership/ring"
 	"chainmail/node/api"
 )
 
@@ -20,6 +21,11 @@ type Cluster interface {
 type ClusterViewer interface {
 	// Cluster is the cluster as this node sees it.
 	Cluster(ctx context.Context) (api.Cluster, error)
+	// CA is the certificate of the cluster's authority, in PEM.
+	CA() []byte
+	// Sync is whether this node holds all that it should. Whoever likes may ask,
+	// so it must be cheap.
+	Sync() api.Sync
 	// Self is what this node tells its peers of itself.
 	Self(ctx context.Context) (api.SelfReport, error)
 	SafeToStop(ctx context.Context, name string) (api.SafeToStop, error)
@@ -61,11 +67,16 @@ func (s *Server) showCluster(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	state, err := c.Cluster(r.Context())
+	ask := c.Cluster
+	if r.Header.Get("Authorization") != "" { // a program, which may ask often; people and nodes want to know it now
+		ask = func(ctx context.Context) (api.Cluster, error) { return s.polls.get(ctx, c.Cluster) }
+	}
+	state, err := ask(r.Context())
 	if err != nil {
 		return err
 	}
 	state.Reasons, state.Voters, state.Members = list(state.Reasons), list(state.Voters), list(state.Members)
+	state.Policies.Balancers = list(state.Policies.Balancers)
 	for i, m := range state.Members {
 		if m.Self != nil {
 			self := *m.Self
@@ -76,6 +87,21 @@ func (s *Server) showCluster(w http.ResponseWriter, r *http.Request) error {
 	writeJSON(w, http.StatusOK, state)
 	return nil
 }
+
+// showCA is open: the certificate is no secret, and who verifies a node needs it
+// before it can have asked anything of it.
+func (s *Server) showCA(w http.ResponseWriter, _ *http.Request) error {
+	c, err := s.cluster()
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", pemType)
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(c.CA())
+	return nil
+}
+
+const pemType = "application/x-pem-file"
 
 func (s *Server) showSelf(w http.ResponseWriter, r *http.Request) error {
 	c, err := s.cluster()
@@ -200,7 +226,7 @@ func (s *Server) setPolicies(w http.ResponseWriter, r *http.Request) error {
 func checkPolicies(c api.PolicyChange) error {
 	switch {
 	case c == api.PolicyChange{}:
-		return badRequest("no policy is given").hint("they are copies, replicas, when_short, ack_timeout_seconds and backfill_rate_bytes")
+		return badRequest("no policy is given").hint("they are copies, replicas, when_short, ack_timeout_seconds, backfill_rate_bytes and balancers")
 	case c.Copies != nil && *c.Copies < 1:
 		return badRequest("copies is %d: give a number from 1", *c.Copies)
 	case c.Replicas != nil && *c.Replicas < 0:
@@ -211,6 +237,10 @@ func checkPolicies(c api.PolicyChange) error {
 		return badRequest("ack_timeout_seconds is %v: give a number above 0 and up to %d", *c.AckTimeout, maxAckTimeout)
 	case c.BackfillRate != nil && *c.BackfillRate < 0:
 		return badRequest("backfill_rate_bytes is %d: give bytes a second, or 0 for no bound", *c.BackfillRate)
+	case c.Balancers != nil:
+		if _, err := ring.ParseBalancers(*c.Balancers); err != nil {
+			return badRequest("%v", err)
+		}
 	}
 	return nil
 }

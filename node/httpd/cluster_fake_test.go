@@ -31,6 +31,7 @@ type fakeCluster struct {
 	err   error
 
 	cluster api.Cluster
+	sync    api.Sync
 	verify  func(ctx context.Context, report func(api.ClusterVerifyEvent)) error
 }
 
@@ -63,6 +64,14 @@ func (f *fakeCluster) changed(format string, args ...any) (api.Changed, error) {
 
 func (f *fakeCluster) Cluster(context.Context) (api.Cluster, error) {
 	return f.cluster, f.note("cluster")
+}
+
+func (f *fakeCluster) CA() []byte { return []byte("-----BEGIN CERTIFICATE-----\n") }
+
+func (f *fakeCluster) Sync() api.Sync {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sync
 }
 
 func (f *fakeCluster) Self(context.Context) (api.SelfReport, error) {
@@ -171,6 +180,7 @@ func (a *authority) node(name string) tls.Certificate {
 	a.t.Helper()
 	key, cert := a.sign(&x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames:  []string{name, api.NodeName},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}, a)
@@ -192,13 +202,30 @@ func (a *authority) client(name string, protocols ...string) *http.Client {
 	return &http.Client{Transport: &http.Transport{TLSClientConfig: c}}
 }
 
+// balancer speaks to the port as a balancer does that has the CA and asks for a
+// name, and no client certificate.
+func (a *authority) balancer(sni string) *http.Client {
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
+		ServerName: sni, NextProtos: []string{"http/1.1"}, InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			a.t.Error("a balancer is asked for a certificate")
+			return &tls.Certificate{}, nil
+		},
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: a.pool(), DNSName: api.NodeName})
+			return err
+		},
+	}}}
+}
+
 // startCluster starts a node that is a member of a cluster with members a and
 // b.
 func startCluster(t *testing.T, change func(*httpd.Options)) (*node, *fakeCluster, *authority) {
 	t.Helper()
-	f, ca := &fakeCluster{cluster: api.Cluster{Verdict: api.Green, Policies: api.Policies{Copies: 2, WhenShort: "accept", AckTimeout: 5}}}, newAuthority(t)
+	f, ca := &fakeCluster{sync: api.Sync{InSync: true, Lacks: new(uint64)}, cluster: api.Cluster{Verdict: api.Green, Policies: api.Policies{Copies: 2, WhenShort: "accept", AckTimeout: 5}}}, newAuthority(t)
 	n := start(t, func(o *httpd.Options) {
 		o.ClusterTLS = &tls.Config{Certificates: []tls.Certificate{ca.node("a")}, ClientCAs: ca.pool(), ClientAuth: tls.VerifyClientCertIfGiven}
+		o.PublicTLS = &tls.Config{Certificates: []tls.Certificate{ca.node("a")}}
 		o.Peer = func(s tls.ConnectionState) (string, error) {
 			name := s.PeerCertificates[0].Subject.CommonName
 			if name != "a" && name != "b" {

@@ -117,6 +117,7 @@ func TestClusterWords(t *testing.T) {
 		{"PATCH", "/cluster/policies", `{"ack_timeout_seconds":0}`, "above 0"},
 		{"PATCH", "/cluster/policies", `{"ack_timeout_seconds":1e9}`, "300"},
 		{"PATCH", "/cluster/policies", `{"backfill_rate_bytes":-1}`, "backfill"},
+		{"PATCH", "/cluster/policies", `{"balancers":["192.0.2.1","lb"]}`, `"lb" is no IP address`},
 		{"PATCH", "/cluster/policies", `{"copis":2}`, "copis"},
 		{"PATCH", "/cluster/policies", `{"copies":2}{}`, "more than one"},
 		{"PATCH", "/cluster/policies", ``, "send JSON"},
@@ -197,7 +198,9 @@ func TestWhoMayDoWhat(t *testing.T) {
 			n.as(nobody, method, path, body).refused(http.StatusUnauthorized, "token")
 		}
 		if !rt.Open && !rt.Admin && !rt.Nodes {
-			n.as(nobody, method, path, body, "Authorization", "Bearer "+n.token) // a token is a token
+			if got := n.as(nobody, method, path, body, "Authorization", "Bearer "+n.token); got.StatusCode == http.StatusUnauthorized || got.StatusCode == http.StatusForbidden {
+				t.Errorf("%s is refused to a token: %s", rt.Pattern, got.body)
+			}
 		}
 	}
 }
@@ -241,7 +244,24 @@ func TestOnePort(t *testing.T) {
 		n, _, ca := startCluster(t, nil)
 		n.get("/api/v1/status").want(http.StatusOK)
 		n.as(ca.client("b", httpd.Protocol), "GET", "/api/v1/cluster/self", "").want(http.StatusOK)
+		for _, sni := range []string{"", api.NodeName, "www.example.org"} {
+			c := ca.balancer(sni)
+			n.as(c, "GET", "/readyz", "").want(http.StatusOK)
+			n.as(c, "GET", "/api/v1/cluster", "").refused(http.StatusUnauthorized, "token")
+			n.as(c, "GET", "/api/v1/cluster", "", "Authorization", "Bearer "+n.clusterToken).want(http.StatusOK)
+			n.as(c, "GET", "/api/v1/cluster/self", "").refused(http.StatusForbidden, "ALPN")
+			n.as(c, "POST", "/api/v1/cluster/join", joinBody).refused(http.StatusForbidden, "ALPN")
+		}
+		// A member's certificate proves nothing without the protocol of nodes.
+		n.as(ca.client("b", "http/1.1"), "GET", "/api/v1/cluster/self", "").refused(http.StatusForbidden, "ALPN")
 		if _, err := people.client("", "h2", "http/1.1").Get(strings.Replace(n.tcp, "http:", "https:", 1) + "/readyz"); err == nil {
+			t.Error("a certificate of another authority")
+		}
+	})
+	t.Run("nodes only", func(t *testing.T) {
+		n, _, ca := startCluster(t, func(o *httpd.Options) { o.PublicTLS = nil })
+		n.as(ca.client("b", httpd.Protocol), "GET", "/api/v1/cluster/self", "").want(http.StatusOK)
+		if _, err := ca.balancer("").Get(strings.Replace(n.tcp, "http:", "https:", 1) + "/readyz"); err == nil {
 			t.Error("TLS for people without a certificate for people")
 		}
 	})
@@ -250,6 +270,8 @@ func TestOnePort(t *testing.T) {
 		n.as(ca.client("b", httpd.Protocol), "GET", "/api/v1/cluster/self", "").want(http.StatusOK)
 		n.as(people.client("", "http/1.1"), "GET", "/api/v1/cluster/self", "").refused(http.StatusForbidden, "ALPN")
 		n.as(people.client(""), "GET", "/readyz", "").want(http.StatusOK)
+		n.as(ca.balancer(api.NodeName), "GET", "/readyz", "").want(http.StatusOK)
+		n.as(ca.balancer("Node.Chainmail.Internal"), "GET", "/readyz", "").want(http.StatusOK)
 		if _, err := ca.client("b", "http/1.1").Get(strings.Replace(n.tcp, "http:", "https:", 1) + "/readyz"); err == nil {
 			t.Error("people were shown the cluster's certificate")
 		}

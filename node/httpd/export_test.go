@@ -1,5 +1,11 @@
 package httpd
 
+import (
+	"context"
+
+	"chainmail/node/api"
+)
+
 // RouteInfo is what tests may know of a route.
 type RouteInfo struct {
 	Pattern string
@@ -16,3 +22,14 @@ func (s *Server) RouteInfos() []RouteInfo {
 	}
 	return infos
 }
+
+// ClusterPoll is clusterPoll.
+type ClusterPoll struct{ *clusterPoll }
+
+func NewClusterPoll() ClusterPoll { return ClusterPoll{newClusterPoll()} }
+
+func (p ClusterPoll) Get(ctx context.Context, ask func(context.Context) (api.Cluster, error)) (api.Cluster, error) {
+	return p.get(ctx, ask)
+}
+
+func (p ClusterPoll) End() { p.end() }

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"chainmail/node/api"
 )
 
 // Protocol is what nodes offer by ALPN when they speak to one another (RFC
@@ -19,20 +22,28 @@ const Protocol = "chainmail/1"
 const tlsRecordHandshake = 0x16
 
 // serverTLS is the configuration of all TLS connections on the port, or nil
-// when there are none. Who offers the nodes' protocol meets the cluster's
-// configuration, everybody else the operator's.
-func serverTLS(operator, cluster *tls.Config) *tls.Config {
-	if operator == nil && cluster == nil {
+// when there are none. Who offers the nodes' protocol meets nodes, with which
+// members prove themselves. Everybody else meets the operator's certificate, or
+// where there is none, and for who asks for api.NodeName, the cluster's: so a
+// balancer can verify a node by the cluster's CA, whatever else it shows.
+func serverTLS(operator, public, nodes *tls.Config) *tls.Config {
+	if operator == nil && public == nil && nodes == nil {
 		return nil
 	}
+	public = withProtocols(public, "h2", "http/1.1")
 	people := withProtocols(operator, "h2", "http/1.1")
-	nodes := withProtocols(cluster, Protocol)
+	if people == nil {
+		people = public
+	}
+	nodes = withProtocols(nodes, Protocol)
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			switch {
 			case nodes != nil && slices.Contains(hello.SupportedProtos, Protocol):
 				return chosen(nodes, hello)
+			case public != nil && strings.EqualFold(hello.ServerName, api.NodeName):
+				return chosen(public, hello)
 			case people != nil:
 				return chosen(people, hello)
 			}

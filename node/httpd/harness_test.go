@@ -27,8 +27,11 @@ type node struct {
 	dir    string
 	tcp    string // base URL
 	token  string // one that works
-	stop   func() error
-	status api.Status // what the node says of itself; set it before a request
+	// clusterToken has the scope cluster.
+	clusterToken string
+	tokens       *fakeTokens
+	stop         func() error
+	status       api.Status // what the node says of itself; set it before a request
 }
 
 const adminBase = "http://admin"
@@ -46,11 +49,11 @@ func shortDir(t *testing.T) string {
 
 func start(t *testing.T, change func(*httpd.Options)) *node {
 	t.Helper()
-	n := &node{t: t, fake: newFake(), dir: shortDir(t)}
+	n := &node{t: t, fake: newFake(), dir: shortDir(t), tokens: newFakeTokens()}
 	n.status = api.Status{Node: "n1", Version: "1.0", State: api.StateActive, StartedAt: epoch, DataDir: "data"}
 	o := httpd.Options{
 		Archive: n.fake, Begin: n.fake.begin, Status: func() api.Status { return n.status },
-		Address: "127.0.0.1:0", Socket: httpd.DefaultSocket(n.dir), Tokens: httpd.DefaultTokens(n.dir),
+		Address: "127.0.0.1:0", Socket: httpd.DefaultSocket(n.dir), Tokens: n.tokens,
 		Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Grace: 5 * time.Second,
 	}
 	if change != nil {
@@ -60,6 +63,8 @@ func start(t *testing.T, change func(*httpd.Options)) *node {
 	var made api.Token
 	n.admin("POST", "/api/v1/tokens", `{"name":"tests"}`).json(http.StatusCreated, &made)
 	n.token = made.Secret
+	n.admin("POST", "/api/v1/tokens", `{"name":"balancer","scope":"cluster"}`).json(http.StatusCreated, &made)
+	n.clusterToken = made.Secret
 	return n
 }
 

@@ -27,6 +27,20 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
+// syncz says whether the node holds all that it should.
+func (s *Server) syncz(w http.ResponseWriter, _ *http.Request) error {
+	sync := api.Sync{Reason: "the node is in no cluster: it may still be starting, or have left"}
+	if s.opts.Cluster != nil {
+		sync = s.opts.Cluster.Sync()
+	}
+	code := http.StatusOK
+	if !sync.InSync {
+		code = http.StatusServiceUnavailable
+	}
+	writeJSON(w, code, sync)
+	return nil
+}
+
 // exposition serves the whole registry in Prometheus' format.
 func (s *Server) exposition() func(http.ResponseWriter, *http.Request) error {
 	h := promhttp.HandlerFor(s.opts.Registry, promhttp.HandlerOpts{})

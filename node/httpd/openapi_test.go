@@ -255,6 +255,7 @@ func TestTypesAreDescribed(t *testing.T) {
 		api.TokenRequest{},
 		api.TokenList{},
 		api.Health{},
+		api.Sync{},
 		api.Error{},
 		api.Cluster{},
 		api.Policies{},

@@ -42,7 +42,7 @@ func notFound(format string, args ...any) *StatusError {
 func noToken(why string) *StatusError {
 	return &StatusError{
 		http.StatusUnauthorized, why,
-		"send the header 'Authorization: Bearer SECRET'; 'chainmail token api' on the node's machine makes a token",
+		"send the header 'Authorization: Bearer SECRET'; 'chainmail token api' on the machine of any node makes a token",
 	}
 }
 

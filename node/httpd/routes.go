@@ -28,6 +28,7 @@ func (s *Server) routes() []route {
 	return []route{
 		{"GET /healthz", open, nil, s.healthz},
 		{"GET /readyz", open, nil, s.readyz},
+		{"GET /syncz", open, nil, s.syncz},
 		{"GET /metrics", open, nil, s.exposition()},
 		{"GET " + api.Prefix + "/openapi.json", open, nil, s.openAPI},
 		{"GET " + api.Prefix + "/status", token, nil, s.status},
@@ -40,7 +41,8 @@ func (s *Server) routes() []route {
 		{"POST " + api.Prefix + "/tokens", admin, nil, s.makeToken},
 		{"DELETE " + api.Prefix + "/tokens/{id}", admin, nil, s.revokeToken},
 
-		{"GET " + api.Prefix + "/cluster", token, nil, s.showCluster},
+		{"GET " + api.Prefix + "/cluster", anyToken, nil, s.showCluster},
+		{"GET " + api.Prefix + "/cluster/ca", open, nil, s.showCA},
 		{"GET " + api.Prefix + "/cluster/self", peer, nil, s.showSelf},
 		{"GET " + api.Prefix + "/cluster/digests", peer, []string{"log", "segment", "first", "last"}, s.digests},
 		{"POST " + api.Prefix + "/cluster/join", joiner, nil, s.join},
@@ -72,6 +74,9 @@ func handler(s *Server, routes []route, trusted bool) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
+		if !trusted {
+			s.believeBalancer(r)
+		}
 		m := newMeter(w, s.opts.Stall)
 		defer func() { s.account(m, r, time.Since(began)) }()
 		defer s.recoverPanic(m, r)

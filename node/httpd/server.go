@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -52,17 +53,24 @@ type Options struct {
 	Status func() api.Status
 
 	Address string      // of the TCP listener, "host:port"; empty: none
-	TLS     *tls.Config // for people on the TCP listener; nil: plain text
+	TLS     *tls.Config // the operator's, for people on the TCP listener; nil: plain text is possible
 	Socket  string      // path of the unix socket
-	Tokens  string      // path of the file that keeps the API tokens
+	Tokens  Tokens      // open what they may over TCP
 
 	// ClusterTLS is for nodes on the TCP listener: those who offer Protocol by
 	// ALPN. It asks for a client certificate and does without one, which a node
 	// that joins has not yet. Nil: nodes are not served.
 	ClusterTLS *tls.Config
+	// PublicTLS presents the node's certificate by the cluster's CA to those who
+	// ask for api.NodeName, and to all others where TLS is nil. Nil: it does not.
+	PublicTLS *tls.Config
 	// Peer names the member that a node's certificate belongs to, or says why it
 	// is of no use. It is called for each request.
 	Peer func(tls.ConnectionState) (string, error)
+	// Balancer reports whether an address is that of one of the cluster's
+	// balancers, whose X-Forwarded-For is believed. It is called for each
+	// connection and request. Nil: there are none.
+	Balancer func(netip.Addr) bool
 	// Listen opens the listeners ("tcp" and "unix") on a network of a test's
 	// own. Nil: the machine's, where the socket's file gets mode 0600 and one
 	// left behind by a killed node is removed.
@@ -94,9 +102,9 @@ const (
 // Server serves the HTTP interface of one node.
 type Server struct {
 	opts    Options
-	tokens  *tokenStore
 	imports keyedLocks
 	joins   joinLimit
+	polls   *clusterPoll
 	metrics metrics
 	// stopping is closed when Run begins to end: streams that could last for
 	// hours look at it.
@@ -105,12 +113,12 @@ type Server struct {
 	admin, tcp net.Listener
 }
 
-// New checks the options and reads the token file. It opens no listener.
+// New checks the options. It opens no listener.
 func New(o Options) (*Server, error) {
 	switch {
 	case o.Archive == nil || o.Begin == nil || o.Status == nil || o.Logger == nil || o.Registry == nil:
 		return nil, errors.New("httpd: Archive, Begin, Status, Logger and Registry must be set")
-	case o.Socket == "" || o.Tokens == "":
+	case o.Socket == "" || o.Tokens == nil:
 		return nil, errors.New("httpd: Socket and Tokens must be set")
 	case o.ClusterTLS != nil && o.Peer == nil:
 		return nil, errors.New("httpd: ClusterTLS needs Peer")
@@ -125,11 +133,8 @@ func New(o Options) (*Server, error) {
 	o.MaxMessageSize = cmp.Or(o.MaxMessageSize, defaultMaxMessageSize)
 	o.Grace = cmp.Or(o.Grace, defaultGrace)
 	o.Stall = cmp.Or(o.Stall, defaultStall)
-	tokens, err := openTokenStore(o.Tokens)
-	if err != nil {
-		return nil, err
-	}
-	s := &Server{opts: o, tokens: tokens, stopping: make(chan struct{})}
+	s := &Server{opts: o, polls: newClusterPoll(), stopping: make(chan struct{})}
+	var err error
 	if s.metrics, err = newMetrics(o.Registry); err != nil {
 		return nil, fmt.Errorf("httpd: registering metrics: %w", err)
 	}
@@ -154,10 +159,19 @@ func (s *Server) Listen(ctx context.Context) error {
 			_ = admin.Close()
 			return fmt.Errorf("cannot listen for HTTP on %s: %w: choose another address with --http", s.opts.Address, err)
 		}
-		s.tcp = netutil.LimitListener(newClientLimit(tcp, maxPerClient), maxConnections)
+		s.tcp = netutil.LimitListener(newClientLimit(tcp, s.mayOpen), maxConnections)
 	}
 	s.admin = netutil.LimitListener(admin, maxConnections)
 	return nil
+}
+
+// mayOpen is how many connections an address may hold: a balancer has those of
+// many clients, and still leaves room for the other nodes.
+func (s *Server) mayOpen(client netip.Addr) int {
+	if s.opts.Balancer != nil && s.opts.Balancer(client) {
+		return maxConnections - maxPerClient
+	}
+	return maxPerClient
 }
 
 func listenMachine(ctx context.Context, address string) (net.Listener, error) {
@@ -214,6 +228,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	close(s.stopping)
 	s.shutdown(public, local)
+	s.polls.end()
 	for range running {
 		if e := <-failed; !errors.Is(e, http.ErrServerClosed) {
 			err = cmp.Or(err, fmt.Errorf("serving HTTP: %w", e))
@@ -223,16 +238,13 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // serveTCP serves people and nodes on one port. Without a certificate of the
-// operator's people speak plain text, and nodes TLS.
+// operator's people may speak plain text.
 func (s *Server) serveTCP(public *http.Server) error {
-	both := serverTLS(s.opts.TLS, s.opts.ClusterTLS)
-	switch {
-	case both == nil:
+	secure := serverTLS(s.opts.TLS, s.opts.PublicTLS, s.opts.ClusterTLS)
+	if secure == nil {
 		return public.Serve(s.tcp)
-	case s.opts.ClusterTLS == nil:
-		return public.Serve(tls.NewListener(s.tcp, both))
 	}
-	return public.Serve(newFrontDoor(s.tcp, both, s.opts.TLS == nil))
+	return public.Serve(newFrontDoor(s.tcp, secure, s.opts.TLS == nil))
 }
 
 // shutdown closes the listeners, waits for requests in flight and, when they
@@ -264,8 +276,5 @@ func (s *Server) server(h http.Handler) *http.Server {
 	}
 }
 
-// DefaultSocket and DefaultTokens name the files of a data directory.
+// DefaultSocket is the admin socket of a data directory.
 func DefaultSocket(dataDir string) string { return filepath.Join(dataDir, "admin.sock") }
-
-// DefaultTokens is where the API tokens of a data directory are kept.
-func DefaultTokens(dataDir string) string { return filepath.Join(dataDir, "tokens.json") }

@@ -34,7 +34,7 @@ func options(t *testing.T) httpd.Options {
 	dir, f := shortDir(t), newFake()
 	return httpd.Options{
 		Archive: f, Begin: f.begin, Status: func() api.Status { return api.Status{} },
-		Socket: httpd.DefaultSocket(dir), Tokens: httpd.DefaultTokens(dir),
+		Socket: httpd.DefaultSocket(dir), Tokens: newFakeTokens(),
 		Logger: slog.New(slog.DiscardHandler), Registry: newRegistry(),
 	}
 }
@@ -55,15 +55,14 @@ func TestRefusesToStart(t *testing.T) {
 		change func(*httpd.Options)
 		words  []string
 	}{
-		"no archive":        {func(o *httpd.Options) { o.Archive = nil }, []string{"Archive"}},
-		"no socket":         {func(o *httpd.Options) { o.Socket = "" }, []string{"Socket"}},
-		"negative size":     {func(o *httpd.Options) { o.MaxMessageSize = -1 }, []string{"-1"}},
-		"long path":         {func(o *httpd.Options) { o.Socket = "/" + strings.Repeat("d", 107) }, []string{"108 bytes", "107", "--data-dir"}},
-		"file, no socket":   {func(o *httpd.Options) { write(o.Socket, "x") }, []string{"no socket", "--socket"}},
-		"no directory":      {func(o *httpd.Options) { o.Socket += "/a/admin.sock" }, []string{"admin socket"}},
-		"broken tokens":     {func(o *httpd.Options) { write(o.Tokens, "{") }, []string{"tokens.json", "remove it"}},
-		"tokens of tomorow": {func(o *httpd.Options) { write(o.Tokens, `{"version":2}`) }, []string{"version 2", "newer program"}},
-		"address taken":     {func(o *httpd.Options) { o.Address = taken.Addr().String() }, []string{taken.Addr().String(), "in use", "--http"}},
+		"no archive":      {func(o *httpd.Options) { o.Archive = nil }, []string{"Archive"}},
+		"no socket":       {func(o *httpd.Options) { o.Socket = "" }, []string{"Socket"}},
+		"negative size":   {func(o *httpd.Options) { o.MaxMessageSize = -1 }, []string{"-1"}},
+		"long path":       {func(o *httpd.Options) { o.Socket = "/" + strings.Repeat("d", 107) }, []string{"108 bytes", "107", "--data-dir"}},
+		"file, no socket": {func(o *httpd.Options) { write(o.Socket, "x") }, []string{"no socket", "--socket"}},
+		"no directory":    {func(o *httpd.Options) { o.Socket += "/a/admin.sock" }, []string{"admin socket"}},
+		"no tokens":       {func(o *httpd.Options) { o.Tokens = nil }, []string{"Tokens"}},
+		"address taken":   {func(o *httpd.Options) { o.Address = taken.Addr().String() }, []string{taken.Addr().String(), "in use", "--http"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t)
@@ -180,7 +179,7 @@ func TestPanicAndMetrics(t *testing.T) {
 	metrics := string(n.public("GET", "/metrics", "").want(http.StatusOK).body)
 	for _, line := range []string{
 		`chainmail_http_requests_total{code="500",route="GET /api/v1/status"} 1`,
-		`chainmail_http_requests_total{code="201",route="POST /api/v1/tokens"} 1`,
+		`chainmail_http_requests_total{code="201",route="POST /api/v1/tokens"} 2`,
 		`chainmail_http_request_seconds_count{route="GET /api/v1/status"} 1`,
 	} {
 		if !strings.Contains(metrics, line) {

@@ -130,7 +130,7 @@ func (c *connector) prepare(l *link) {
 	conn, err := c.identify(l)
 	if err != nil {
 		l.refused(reasonProxy)
-		l.log.Warn("PROXY protocol header missing or wrong: check the balancer, or take it out of proxy_from",
+		l.log.Warn("PROXY protocol header missing or wrong: let the balancer send it; if this is none, take its address out of the cluster's balancers (chainmail cluster set balancers=…) and of proxy_protocol.trusted",
 			slog.String("connector", c.Name), slog.String("balancer", l.socket.RemoteAddr().String()), slog.Any("err", err))
 		_ = l.socket.Close()
 		l.release()
@@ -167,7 +167,7 @@ func (c *connector) prepare(l *link) {
 func (c *connector) identify(l *link) (net.Conn, error) {
 	conn := l.socket
 	l.setClient(conn.RemoteAddr())
-	if !contains(c.balancers, l.client) {
+	if !c.isBalancer(l.client) {
 		return conn, nil
 	}
 	proxied := proxyproto.NewConn(conn,
@@ -181,6 +181,15 @@ func (c *connector) identify(l *link) (net.Conn, error) {
 	}
 	l.setClient(proxied.RemoteAddr())
 	return proxied, nil
+}
+
+// isBalancer reports whether a PROXY protocol header is due from an address.
+func (c *connector) isBalancer(a netip.Addr) bool {
+	if contains(c.balancers, a) {
+		return true
+	}
+	all := c.server.opts.Balancer
+	return all != nil && c.Kind != KindChain && a.IsValid() && all(a)
 }
 
 func (l *link) setClient(addr net.Addr) {

@@ -59,6 +59,11 @@ type Options struct {
 	Logger     *slog.Logger          // nil: silent
 	Registerer prometheus.Registerer // nil: metrics are not exported
 	Resolver   Resolver              // nil: the system's
+	// Balancer reports whether an address is that of a balancer of the cluster:
+	// connections from it to any connector but KindChain must begin with a PROXY
+	// protocol header, as those from its ProxyFrom. It is asked for every
+	// connection. Nil: there are none.
+	Balancer func(netip.Addr) bool
 	// Listen opens sockets; nil: net.Listen.
 	Listen func(network, address string) (net.Listener, error)
 }

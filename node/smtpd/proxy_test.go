@@ -2,6 +2,8 @@ package smtpd_test
 
 import (
 	"net"
+	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +14,29 @@ import (
 
 func behindBalancer(t *testing.T, trusted ...string) *testServer {
 	return start(t, func(o *smtpd.Options) { o.Connectors[0].ProxyFrom = trusted })
+}
+
+// TestBalancersOfTheCluster: which balancers there are is asked for each
+// connection, and holds beside those of the connector.
+func TestBalancersOfTheCluster(t *testing.T) {
+	var trusted atomic.Bool
+	s := start(t, func(o *smtpd.Options) {
+		o.Connectors[0].ProxyFrom = []string{"192.0.2.1"}
+		o.Balancer = func(a netip.Addr) bool { return trusted.Load() && a == netip.MustParseAddr("127.0.0.1") }
+	})
+	s.dial().want("220")
+	trusted.Store(true)
+	c := s.dial()
+	c.send("PROXY TCP4 192.0.2.7 192.0.2.1 4711 25\r\n")
+	c.want("220")
+	c.cmd("EHLO x", "250")
+	c.mail("x\r\n.\r\n")
+	if got := s.received()[0].envelope.Client; got != "192.0.2.7:4711" {
+		t.Errorf("client %q", got)
+	}
+	plain := s.dial()
+	plain.send("EHLO x\r\n")
+	plain.wantClosed()
 }
 
 func TestProxyProtocol(t *testing.T) {

@@ -24,6 +24,9 @@ const (
 	unsent             // nothing of its text was sent
 )
 
+// connectTimeout is how long a server may take to accept a connection.
+const connectTimeout = 5 * time.Second
+
 // connection is one connection to an SMTP or LMTP server.
 type connection struct {
 	conn      net.Conn
@@ -36,6 +39,7 @@ type connection struct {
 	data      []byte      // the same and DATA
 	bdat      []byte      // scratch for a BDAT command
 	opened    *mail       // whose MAIL, RCPT and DATA were sent and not answered yet
+	sent      int         // mails
 	closing   bool        // the server said 421
 	complaint string      // its first reply of 4xx or 5xx to the present mail
 }
@@ -47,7 +51,7 @@ func dial(ctx context.Context, opt *Options) (*connection, error) {
 	if strings.HasPrefix(opt.Target, "/") {
 		network = "unix"
 	}
-	var d net.Dialer
+	d := net.Dialer{Timeout: connectTimeout}
 	conn, err := d.DialContext(ctx, network, opt.Target)
 	if err != nil {
 		return nil, err
@@ -203,6 +207,7 @@ func parseReply(line []byte) (code int, last bool, err error) {
 // argument of the following call. After an error the connection is of no use.
 func (c *connection) send(m, next *mail) (outcome, time.Duration, error) {
 	c.complaint = ""
+	c.sent++
 	if err := c.conn.SetDeadline(time.Now().Add(c.opt.Timeout)); err != nil {
 		return unsent, 0, err
 	}

@@ -43,6 +43,7 @@ func Run(ctx context.Context, opt Options) (Report, error) {
 	}
 	stopProgress := r.startProgress()
 	work.Wait()
+	r.noteGap()
 	stopProgress()
 
 	report := r.report(sessions)
@@ -60,6 +61,8 @@ type run struct {
 	claimed atomic.Int64 // mails given to sessions
 	acked   atomic.Int64
 	bytes   atomic.Int64
+	last    atomic.Int64 // when a mail was acknowledged last, in nanoseconds after begun
+	longest atomic.Int64 // nanoseconds between one acknowledged mail and the next
 
 	mu sync.Mutex // over writes to opt.Acked
 }
@@ -87,8 +90,17 @@ func (r *run) due(n int64) time.Time {
 	return r.begun.Add(time.Duration(float64(n) / r.opt.Rate * float64(time.Second)))
 }
 
+// noteGap ends a time without an acknowledged mail.
+func (r *run) noteGap() {
+	now := time.Since(r.begun).Nanoseconds()
+	gap := now - r.last.Swap(now)
+	for longest := r.longest.Load(); gap > longest && !r.longest.CompareAndSwap(longest, gap); longest = r.longest.Load() {
+	}
+}
+
 // acknowledge records that m was taken.
 func (r *run) acknowledge(m *mail, s *session) error {
+	r.noteGap()
 	r.acked.Add(1)
 	r.bytes.Add(int64(m.Size()))
 	if r.opt.Acked == nil {

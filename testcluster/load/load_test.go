@@ -275,3 +275,36 @@ func TestHistogram(t *testing.T) {
 		}
 	}
 }
+
+// TestPerSession: a connection carries so many mails and ends politely.
+func TestPerSession(t *testing.T) {
+	for _, opt := range modes {
+		t.Run(name(opt), func(t *testing.T) {
+			s := newSink(t, func(s *sink) { s.lmtp = opt.LMTP })
+			var acked bytes.Buffer
+			opt.Target, opt.Acked, opt.Count, opt.PerSession = s.addr(), &acked, 25, 10
+			report := mustRun(t, opt)
+			if report.Acked != 25 || report.Reconnects != 0 || s.connections != 3 {
+				t.Errorf("report %+v over %d connections, want 3", report, s.connections)
+			}
+			s.same(&acked)
+		})
+	}
+}
+
+// TestLongestGap: the time in which nothing was acknowledged is told.
+func TestLongestGap(t *testing.T) {
+	var mails atomic.Int64
+	s := newSink(t, func(s *sink) {
+		s.answer = func(verb string) int {
+			if verb == "DATA" && mails.Add(1) == 5 {
+				time.Sleep(300 * time.Millisecond)
+			}
+			return 0
+		}
+	})
+	report := mustRun(t, Options{Target: s.addr(), Count: 10})
+	if report.LongestGap < 300 || report.LongestGap > 1000*report.Seconds || !strings.Contains(report.String(), "without an acknowledged mail") {
+		t.Errorf("after a pause of 300 ms: %+v\n%s", report, report)
+	}
+}

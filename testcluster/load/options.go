@@ -21,6 +21,10 @@ type Options struct {
 	Duration time.Duration // begin no mail after this; 0: no limit
 	Rate     float64       // mails per second over all sessions; 0: as fast as they go
 
+	// PerSession is how many mails go over one connection before the next one is
+	// opened, as mail servers do; 0: no limit.
+	PerSession int
+
 	BDAT        bool        // send by BDAT (RFC 3030) instead of DATA
 	LMTP        bool        // speak LMTP (RFC 2033)
 	TLS         *tls.Config // nil: no TLS. Without a ServerName it is the host of Target.
@@ -71,8 +75,8 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errors.New("no target: give the host:port of an SMTP server")
 	case o.Sessions < 1 || o.Size < 1 || o.Recipients < 1 || o.Attempts < 1:
 		return o, fmt.Errorf("sessions %d, size %d, recipients %d, attempts %d: each must be at least 1", o.Sessions, o.Size, o.Recipients, o.Attempts)
-	case o.Count < 0 || o.Duration < 0 || o.Rate < 0 || o.Patience < 0 || o.Timeout < 0:
-		return o, fmt.Errorf("count %d, duration %v, rate %v, patience %v, timeout %v: none may be negative", o.Count, o.Duration, o.Rate, o.Patience, o.Timeout)
+	case o.Count < 0 || o.Duration < 0 || o.Rate < 0 || o.PerSession < 0 || o.Patience < 0 || o.Timeout < 0:
+		return o, fmt.Errorf("count %d, duration %v, rate %v, per session %d, patience %v, timeout %v: none may be negative", o.Count, o.Duration, o.Rate, o.PerSession, o.Patience, o.Timeout)
 	case strings.ContainsAny(o.From+o.To, "<>\r\n "):
 		return o, fmt.Errorf("from %q, to %q: give bare addresses without brackets or spaces", o.From, o.To)
 	}

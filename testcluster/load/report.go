@@ -21,6 +21,9 @@ type Report struct {
 	MailsPerSecond float64 `json:"mails_per_second"`
 	BytesPerSecond float64 `json:"bytes_per_second"`
 	Latency        Latency `json:"latency_ms"`
+	// LongestGap is the longest time in which no mail was acknowledged, in
+	// milliseconds: how long the service was away, as far as this load could see.
+	LongestGap float64 `json:"longest_gap_ms"`
 	// Complaint is the first reply of 4xx or 5xx, word for word.
 	Complaint string `json:"complaint,omitempty"`
 }
@@ -57,6 +60,7 @@ func (r *run) report(sessions []*session) Report {
 		report.BytesPerSecond = float64(report.Bytes) / report.Seconds
 	}
 	report.Latency = Latency{ms(all.quantile(0.50)), ms(all.quantile(0.90)), ms(all.quantile(0.99)), ms(all.max)}
+	report.LongestGap = ms(time.Duration(r.longest.Load()))
 	return report
 }
 
@@ -69,6 +73,7 @@ func (r Report) String() string {
 		r.Acked, float64(r.Bytes)/(1<<20), r.Seconds, r.MailsPerSecond, r.BytesPerSecond/(1<<20))
 	fmt.Fprintf(&b, "latency       p50 %.2f ms, p90 %.2f ms, p99 %.2f ms, max %.2f ms\n",
 		r.Latency.P50, r.Latency.P90, r.Latency.P99, r.Latency.Max)
+	fmt.Fprintf(&b, "longest gap   %.0f ms without an acknowledged mail\n", r.LongestGap)
 	for _, line := range []struct {
 		n    int64
 		text string

@@ -61,22 +61,36 @@ func (s *session) loop(ctx context.Context) error {
 		if err := s.prepare(ctx, m); err != nil {
 			return err
 		}
-		result, took, err := s.conn.send(m, s.ready)
+		early, last := s.ready, s.last()
+		if last {
+			early = nil
+		}
+		result, took, err := s.conn.send(m, early)
 		if err := s.settle(m, result, took); err != nil {
 			return err
 		}
 		if !s.stuck.IsZero() && time.Since(s.stuck) > s.run.opt.Patience {
 			return fmt.Errorf("%s takes connections and breaks them before a mail is answered, for %v: %w", s.run.opt.Target, s.run.opt.Patience, err)
 		}
-		if err != nil || s.conn.closing {
+		switch {
+		case err != nil || s.conn.closing:
 			s.conn.close()
 			s.conn = nil
 			s.reconnects++
+		case last:
+			s.conn.quit()
+			s.conn = nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}
+}
+
+// last reports whether the next mail is the last one of its connection.
+func (s *session) last() bool {
+	limit := s.run.opt.PerSession
+	return limit > 0 && s.conn.sent+1 >= limit
 }
 
 // next takes the mail to send now, and claims the one after it where its
