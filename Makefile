@@ -14,10 +14,10 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build run setup test lint fuzz bench clean
+.PHONY: help build deb rpm run setup test package-test lint fuzz bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/chainmail, one static binary
 	@packaging/setup.sh build
@@ -25,8 +25,15 @@ build: ## build bin/chainmail, one static binary
 		-ldflags '-s -w -linkmode external -extldflags "-static" -X main.version=$(VERSION)' \
 		-o bin/chainmail ./cmd/chainmail
 
-run: build ## build, then run a cluster of 3 nodes (NODES) in ./data (DATA), SMTP on 127.0.0.1:2500, 2510, 2520
-	@exec bin/chainmail testcluster run --nodes $(NODES) --dir $(DATA)
+deb: build ## build bin/chainmail_VERSION_ARCH.deb (PACKAGE_VERSION; see docs/packages.md)
+	@packaging/build.sh deb $(VERSION)
+
+rpm: build ## build bin/chainmail-VERSION.ARCH.rpm
+	@packaging/build.sh rpm $(VERSION)
+
+run: build ## build, then run a cluster of 3 nodes (NODES) in ./data (DATA), with a balancer in front where nginx is
+	@[ "$$(id -u)" != 0 ] || packaging/setup.sh balancer
+	@exec bin/chainmail testcluster run --nodes $(NODES) --dir $(DATA) --lb=auto
 
 setup: ## install the Debian packages that building and testing need (as root; else name them)
 	@packaging/setup.sh test
@@ -34,6 +41,10 @@ setup: ## install the Debian packages that building and testing need (as root; e
 test: setup ## set up, then vet and run every test with the race detector
 	go vet ./...
 	TEST_REQUIRE_CORPORA=1 go test -race -timeout 30m ./...
+
+package-test: build ## install, start, upgrade and purge the .deb on hosts with systemd, as root (containers; see docs/packages.md)
+	@packaging/setup.sh package
+	@packaging/package-test.sh $(VERSION)
 
 lint: ## check go.mod, style and formatting (gofumpt, staticcheck and others, see .golangci.yml)
 	go mod tidy -diff
@@ -54,3 +65,5 @@ bench: build ## compare a node with Postfix and a plain go-smtp server (BENCHARG
 clean: ## remove what make build and the tests made; ./data stays
 	rm -rf bin
 	go clean -testcache -fuzzcache
+
+-include packaging/vagrant/targets.mk

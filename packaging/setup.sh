@@ -1,15 +1,19 @@
 #!/bin/bash
-# Installs the Debian packages that a step needs: setup.sh build|test.
+# Installs the Debian packages that a step needs: setup.sh build|test|package|balancer.
 # Without root, or without apt, it names what is missing.
 set -euo pipefail
 
 build=(gcc libc6-dev)
-test=(postfix swaks nginx libnginx-mod-stream python3 'libpython3.*-testsuite' spamassassin)
+balancer=(nginx libnginx-mod-stream)
+test=(postfix swaks "${balancer[@]}" haproxy keepalived nftables iproute2 python3 'libpython3.*-testsuite' spamassassin)
+package=(debootstrap systemd-container iproute2 man-db lintian rpm)
 
 case ${1:-} in
 build) wanted=("${build[@]}") ;;
 test) wanted=("${build[@]}" "${test[@]}") ;;
-*) echo "usage: setup.sh build|test" >&2; exit 2 ;;
+package) wanted=("${build[@]}" "${package[@]}") ;;
+balancer) wanted=("${balancer[@]}") ;;
+*) echo "usage: setup.sh build|test|package|balancer" >&2; exit 2 ;;
 esac
 
 if ! command -v dpkg-query >/dev/null; then

@@ -22,29 +22,7 @@ func Processes(t testing.TB, program string, o Options) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "cm") // t.TempDir is too long for a data directory's socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &processes{dir: dir, clients: map[string]*client.Client{}}
-	b.Processes, err = local.New(local.Options{
-		Program: program, Dir: dir, BasePort: base, Env: []string{"CHAINMAIL_DISK_MIN_FREE=1MiB"},
-		Ended: func(name string, state *os.ProcessState) {
-			if !state.Success() { // a node that was drained ends
-				t.Errorf("node %s ended by itself: %v", name, state)
-			}
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			b.showLogs(t)
-		}
-		os.RemoveAll(dir)
-	})
-	return form(t, o, nil, b)
+	return form(t, o, nil, newProcesses(t, local.Options{Program: program, BasePort: base}))
 }
 
 // processes is local.Processes as a backend.
@@ -53,6 +31,32 @@ type processes struct {
 	dir     string
 	mu      sync.Mutex
 	clients map[string]*client.Client
+}
+
+// newProcesses makes a place for the processes of a test.
+func newProcesses(t testing.TB, o local.Options) *processes {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cm") // t.TempDir is too long for a data directory's socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Dir, o.Env = dir, append(o.Env, "CHAINMAIL_DISK_MIN_FREE=1MiB")
+	o.Ended = func(name string, state *os.ProcessState) {
+		if !state.Success() { // a node that was drained ends
+			t.Errorf("%s ended by itself: %v", name, state)
+		}
+	}
+	b := &processes{dir: dir, clients: map[string]*client.Client{}}
+	if b.Processes, err = local.New(o); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			b.showLogs(t)
+		}
+		os.RemoveAll(dir)
+	})
+	return b
 }
 
 func (p *processes) add(_ string, role node.Role) error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -69,6 +70,10 @@ func (f *fakeMember) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(f.refusal)
 	case strings.HasSuffix(path, "/retry"):
 		answer(api.Retried{Retried: 2})
+	case path == "/cluster/ca":
+		_ = pem.Encode(w, &pem.Block{Type: "CERTIFICATE", Bytes: []byte("the cluster's CA")})
+	case strings.HasPrefix(path, "/tokens/"):
+		answer(api.Changed{Epoch: 8, Message: "token 1bf13b8a opens nothing any more since epoch 8; not reached, and to be told when they are back: b\x1b[2J"})
 	case path == "/cluster/tokens":
 		answer(api.JoinToken{Token: "chainmail-join-1.secret", ExpiresAt: received.Add(time.Hour)})
 	case strings.HasPrefix(path, "/cluster/"):
@@ -110,7 +115,7 @@ func troubledCluster() api.Cluster {
 		"b: unreachable (connection refused)",
 		"c\x1b[31m: its clock is 12 s behind",
 	}
-	c.Policies = api.Policies{Copies: 3, WhenShort: "tempfail", AckTimeout: 1.5, BackfillRate: 20 << 20}
+	c.Policies = api.Policies{Copies: 3, WhenShort: "tempfail", AckTimeout: 1.5, BackfillRate: 20 << 20, Balancers: []string{"192.0.2.10", "192.0.2.16/28"}}
 	c.Members[0].Self.ShortNow = 3
 	b := &c.Members[1]
 	b.State, b.Reason, b.Self, b.Seen = "unreachable", "connection refused", nil, received.Add(-time.Minute)
@@ -201,6 +206,12 @@ func TestClusterOutput(t *testing.T) {
 		{"cluster-show", green(), "cluster show", exitOK},
 		{"cluster-show-red", red, "cluster show", exitOK},
 		{"cluster-set", green(), "cluster set copies=2 replicas=all when_short=tempfail ack_timeout=1500ms backfill_rate=unlimited", exitOK},
+		{"cluster-set-balancers", green(), "cluster set balancers=192.0.2.17/28,192.0.2.10,2001:DB8::1,192.0.2.10", exitOK},
+		{"cluster-set-no-balancers", green(), "cluster set balancers=", exitOK},
+		{"cluster-set-balancers-none", green(), "cluster set balancers=none", exitOK},
+		{"cluster-ca", green(), "cluster ca", exitOK},
+		{"token-revoke", green(), "token revoke 1bf13b8a", exitOK},
+		{"token-revoke-refused", refusing, "token revoke 1bf13b8a -o json", exitFailed},
 		{"cluster-set-json", green(), "cluster set copies=2 -o json", exitOK},
 		{"token-join", green(), "token join", exitOK},
 		{"token-join-json", green(), "token join --valid 2d -o json", exitOK},
@@ -485,6 +496,7 @@ func TestJoinRefused(t *testing.T) {
 		"recover", "recover --i-lost-the-quorum --data-dir DIR/host", "recover --i-lost-the-quorum --data-dir DIR/host --yes nobody",
 		"cluster set", "cluster set copis=2", "cluster set copies", "cluster set copies=0", "cluster set copies=2 copies=3", "cluster set replicas=some",
 		"cluster set when_short=drop", "cluster set ack_timeout=5", "cluster set backfill_rate=fast",
+		"cluster set balancers=lb.example.org", "cluster set balancers=0.0.0.0/0", "cluster set balancers=192.0.2.1,,192.0.2.2",
 		"drain-node a b", "remove-node", "remove-node b --force a", "ring move b", "safe-to-stop", "token join --valid 1ms", "token join --valid soon",
 		"route retry", "verify --cluster abcd", "status --interval 0s", "testcluster run --nodes 0", "testcluster run --replicas 0", "testcluster run --base-port 65530",
 	} {

@@ -55,8 +55,9 @@ var configFlags = map[string]string{
 // join-node writes it there.
 const ownConfig = "chainmail.yaml"
 
-// configFile is the file that a node with these flags reads; empty: none. A
-// data directory that was named and has a file of its own is no business of the
+// configFile is the file that a node with these flags reads; empty: none. The
+// system's file counts when it sets something: the packages bring one that does
+// not, for join-node to write. A data directory that was named and has a file of its own is no business of the
 // system's file. The default directory's own file counts only where no
 // directory is named: it is about a node of another directory else.
 func configFile(named string, flags *pflag.FlagSet) string {
@@ -67,10 +68,16 @@ func configFile(named string, flags *pflag.FlagSet) string {
 	if dir := namedDirectory(flags); dir != "" {
 		places = []string{filepath.Join(dir, ownConfig), systemConfig}
 	}
-	if i := slices.IndexFunc(places, exists); i >= 0 {
-		return places[i]
+	i := slices.IndexFunc(places, func(file string) bool {
+		if file == systemConfig {
+			return counts(file)
+		}
+		return exists(file)
+	})
+	if i < 0 {
+		return ""
 	}
-	return ""
+	return places[i]
 }
 
 // namedDirectory is the data directory of flags or environment; empty: neither
@@ -339,4 +346,15 @@ func writeYAML(w io.Writer, v any) error {
 func exists(file string) bool {
 	_, err := os.Stat(file)
 	return err == nil
+}
+
+// counts reports whether a file exists and sets something, or cannot be
+// understood: then it must be complained of.
+func counts(file string) bool {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	var document any
+	return yaml.Unmarshal(text, &document) != nil || document != nil
 }

@@ -34,9 +34,10 @@ func (j *joining) addFlags(flags *pflag.FlagSet) {
 
 func newJoinNodeCommand() *cobra.Command {
 	var (
-		join   joining
-		format outputFormat
-		start  bool
+		join    joining
+		format  outputFormat
+		start   bool
+		witness bool
 	)
 	cmd := &cobra.Command{
 		Use:   "join-node --name NAME --peer HOST:PORT --token TOKEN",
@@ -46,13 +47,14 @@ and keys that it is given in the data directory, and writes a configuration file
 (nothing in it is secret). Then start the node; with --start the command goes on
 as the node itself.
 
-A configuration file that exists already is used and not changed; it must agree
-with the flags. On a machine with several networks, --advertise-… say by which
-address the other nodes reach each port.
+A configuration file that sets something already is used and not changed; it must
+agree with the flags. Root who names a directory of another user, such as that of
+the packaged service, does this as that user. On a machine with several networks,
+--advertise-… say by which address the other nodes reach each port.
 
 With --replace the new node takes the name of a member whose disk is lost: its old
 log is frozen, the others give it everything back, and mail that nobody has is
-named by position in the status.`,
+named by position in the status. With --witness it votes and keeps no mail.`,
 		Example: `  chainmail join-node --name b --peer 192.0.2.1:8025 --token chainmail-join-1.… --start
   chainmail join-node --name b --peer a:8025 --token - --data-dir /srv/mail --chain 10.0.0.2:8091 < token
   chainmail join-node --name b --peer a:8025 --token chainmail-join-1.… --replace`,
@@ -60,6 +62,11 @@ named by position in the status.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := join.complete(cmd.InOrStdin()); err != nil {
 				return usageError{err}
+			}
+			if witness {
+				if err := cmd.Flags().Set("role", roleWitness); err != nil {
+					return err
+				}
 			}
 			config, file, err := join.config(cmd.Flags())
 			if err != nil {
@@ -72,6 +79,9 @@ named by position in the status.`,
 			switch {
 			case start:
 				sayJoined(cmd.ErrOrStderr(), config, done)
+				if err := becomeOwner(cmd.ErrOrStderr(), config.DataDir, []string{"node", "--config", file}); err != nil {
+					return err
+				}
 				return runNode(cmd, config)
 			case format == formatJSON:
 				return printJSON(cmd.OutOrStdout(), struct {
@@ -85,6 +95,9 @@ named by position in the status.`,
 	flags := cmd.Flags()
 	addNodeFlags(flags, "smtp", "chain", "gossip", "raft", "http")
 	join.addFlags(flags)
+	flags.BoolVar(&witness, "witness", false, "vote, and keep no mail")
+	flags.String("role", "", "")
+	_ = flags.MarkHidden("role") // it exists
 	flags.BoolVar(&start, "start", false, "go on as the node")
 	addOutputFlag(flags, &format)
 	return cmd
@@ -96,13 +109,28 @@ func sayJoined(w io.Writer, config node.Config, done api.Changed) {
 	fmt.Fprintf(w, "%s is a member of the cluster since epoch %d.\n", sanitize(config.Name), done.Epoch)
 }
 
+// serviceUnit is there when a package brought the service; tests put something
+// else here.
+var serviceUnit = "/lib/systemd/system/chainmail.service"
+
 func printJoined(w io.Writer, done api.Changed, config node.Config, file string) error {
+	start, of := "chainmail node --config "+file, " --data-dir "+config.DataDir
+	if file == systemConfig && exists(serviceUnit) {
+		start = "systemctl enable --now chainmail"
+	}
+	if file == systemConfig {
+		of = "" // every command finds it
+	}
+	what, watch := "watch how it is given the history", " --watch"
+	if config.Role == node.RoleWitness {
+		what, watch = "see that it votes", ""
+	}
 	_, err := fmt.Fprintf(w, `%s
 The configuration is in %s. Start the node:
-  chainmail node --config %s
-and watch how it is given the history:
-  chainmail status --data-dir %s --watch
-`, sanitize(done.Message), file, file, config.DataDir)
+  %s
+and %s:
+  chainmail status%s%s
+`, sanitize(done.Message), file, start, what, of, watch)
 	return err
 }
 
@@ -114,7 +142,7 @@ func (j *joining) config(flags *pflag.FlagSet) (node.Config, string, error) {
 		return node.Config{}, "", err
 	}
 	read := file
-	if !exists(file) {
+	if !counts(file) {
 		read = os.DevNull // an empty configuration, and not the system's
 	}
 	config, err := checkedConfig(read, flags)
@@ -131,7 +159,8 @@ func (j *joining) config(flags *pflag.FlagSet) (node.Config, string, error) {
 }
 
 // configFile is the file that the node will read when it is started: --config,
-// the data directory's own, or the system's when it is about this directory.
+// the data directory's own, or the system's when it is about this directory, or
+// about none yet, as the packages bring it.
 func (j *joining) configFile(flags *pflag.FlagSet) (string, error) {
 	file, dir := configFile(j.file, flags), namedDirectory(flags)
 	if file == systemConfig && j.file == "" && dir != "" {
@@ -144,8 +173,11 @@ func (j *joining) configFile(flags *pflag.FlagSet) (string, error) {
 		}
 	}
 	if file == "" {
-		if dir == "" {
+		if dir == "" || dir == defaultDirectory {
 			dir = defaultDirectory
+			if exists(systemConfig) && !counts(systemConfig) {
+				return systemConfig, nil
+			}
 		}
 		file = filepath.Join(dir, ownConfig)
 	}
@@ -188,20 +220,32 @@ func (j *joining) join(cmd *cobra.Command, config node.Config, file string) (don
 	if err := os.MkdirAll(config.DataDir, 0o700); err != nil {
 		return done, fmt.Errorf("data directory: %w: create it, or choose another with --data-dir", err)
 	}
-	save := func() error { return nil }
-	if !exists(file) {
-		if save, err = prepareFile(file, text); err != nil {
-			return done, fmt.Errorf("cannot write the configuration: %w: name another file with --config", err)
+	notes, folder := cmd.ErrOrStderr(), filepath.Dir(file)
+	write := !counts(file)
+	if write {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			return done, cannotWrite(err)
+		}
+		if err := asOwner(io.Discard, folder, func() error { return tryFile(file) }); err != nil {
+			return done, cannotWrite(err)
 		}
 	}
-	done, err = joinCluster(cmd.Context(), node.JoinOptions{Config: config, Peer: j.peer, Token: j.token, Replace: j.replace, Version: version})
-	if err != nil {
+	err = asOwner(notes, config.DataDir, func() (err error) {
+		done, err = joinCluster(cmd.Context(), node.JoinOptions{Config: config, Peer: j.peer, Token: j.token, Replace: j.replace, Version: version})
+		return err
+	})
+	if err != nil || !write {
 		return done, err
 	}
-	if err := save(); err != nil {
+	err = asOwner(io.Discard, folder, func() error { return os.WriteFile(file, []byte(text), 0o644) })
+	if err != nil {
 		return done, fmt.Errorf("%s is a member now, but its configuration could not be written: %w; write %s yourself:\n%s", config.Name, err, file, text)
 	}
 	return done, nil
+}
+
+func cannotWrite(err error) error {
+	return fmt.Errorf("cannot write the configuration: %w: name another file with --config", err)
 }
 
 // complete checks peer and token, and reads the token that is not on the
@@ -223,18 +267,11 @@ func (j *joining) complete(in io.Reader) error {
 	return nil
 }
 
-// prepareFile makes sure that the file can be written, and returns what does it.
-func prepareFile(file, text string) (save func() error, err error) {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return nil, err
-	}
+// tryFile finds out whether a file could be written, and leaves no trace.
+func tryFile(file string) error {
 	tmp, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	remove := func() error { return errors.Join(tmp.Close(), os.Remove(tmp.Name())) }
-	if err := remove(); err != nil {
-		return nil, err
-	}
-	return func() error { return os.WriteFile(file, []byte(text), 0o644) }, nil
+	return errors.Join(tmp.Close(), os.Remove(tmp.Name()))
 }

@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -25,13 +27,20 @@ YAML file, in this order; packaging/chainmail.yaml documents every key.
 SIGTERM or SIGINT stops it in order: new mail is answered 421, mail in flight
 finishes and is archived, then it exits with 0. A second signal ends it at once;
 nothing that was answered 250 is lost. When the archive cannot write, the node
-answers nothing more and exits with 70.`,
+answers nothing more and exits with 70.
+
+Root who starts it on a directory of another user, such as that of the packaged
+service, runs it as that user. Under systemd it says when it is ready and how it is,
+and gives signs of life for the watchdog (see sd_notify(3)).`,
 		Example: `  chainmail node --data-dir ./data --smtp 127.0.0.1:2525 --http 127.0.0.1:8025
   chainmail node --config /etc/chainmail/chainmail.yaml`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config, err := checkedConfig(file, cmd.Flags())
 			if err != nil {
+				return err
+			}
+			if err := becomeOwner(cmd.ErrOrStderr(), config.DataDir, os.Args[1:]); err != nil {
 				return err
 			}
 			return runNode(cmd, config)
@@ -68,19 +77,25 @@ func addNodeFlags(flags *pflag.FlagSet, ports ...string) {
 
 // serveNode runs a node until the command's context ends.
 func serveNode(cmd *cobra.Command, config node.Config) error {
-	notes := cmd.ErrOrStderr()
+	// A panic ends the process by a signal then, and not with 2: that is the
+	// code of a wrong configuration, after which nobody starts it again.
+	debug.SetTraceback("crash")
+	notes, by, ready := cmd.ErrOrStderr(), newSupervisor(), make(chan struct{})
 	var n *node.Node
 	options := node.Options{Version: version, Logger: newLogger(notes, config.Log)}
-	if config.Log.Format == node.LogText {
-		options.Ready = func() {
+	options.Ready = func() {
+		if config.Log.Format == node.LogText && !by.present() {
 			printWelcome(notes, welcome{config: config, addrs: n.Addrs(), advertised: n.Advertised(), members: n.Members()})
 		}
+		close(ready)
 	}
 	n, err := node.New(config, options)
 	if err != nil {
 		return err
 	}
+	ended := by.followNode(cmd.Context(), config, ready)
 	err = n.Run(cmd.Context())
+	ended(err)
 	if errors.Is(err, node.ErrNotMember) {
 		return usageError{err} // so that a supervisor does not start it for ever
 	}
@@ -93,10 +108,14 @@ func newLogger(w io.Writer, c node.Log) *slog.Logger {
 		level = slog.LevelInfo // Validate refuses other words
 	}
 	options := &slog.HandlerOptions{Level: level}
+	form := func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, options) }
 	if c.Format == node.LogJSON {
-		return slog.New(slog.NewJSONHandler(w, options))
+		form = func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, options) }
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	if w == os.Stderr && toJournal() {
+		return slog.New(newJournalHandler(w, form))
+	}
+	return slog.New(form(w))
 }
 
 // welcome is what a person is told of a node that is ready.

@@ -40,11 +40,14 @@ func (f *fakeNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(f.messages[0])
 	case path == "/tokens" && r.Method == http.MethodGet:
 		answer(api.TokenList{Tokens: []api.Token{
-			{ID: "1bf13b8a", Name: "backup", CreatedAt: received, ExpiresAt: received.AddDate(100, 0, 0)},
-			{ID: "7730aa01", Name: "evil \x1b[2J", CreatedAt: received},
+			{ID: "1bf13b8a9c0d7e61", Name: "backup", Scope: "read", CreatedAt: received, ExpiresAt: received.AddDate(100, 0, 0)},
+			{ID: "7730aa01bb02cc03", Name: "evil \x1b[2J", Scope: "cluster", CreatedAt: received},
+			{ID: "00ff00ff00ff00ff", Name: "old", Scope: "read", CreatedAt: received, ExpiresAt: time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)},
 		}})
 	case path == "/tokens":
-		answer(api.Token{ID: "1bf13b8a", Name: "backup", CreatedAt: received, Secret: "cm_secret"})
+		var asked api.TokenRequest
+		_ = json.NewDecoder(r.Body).Decode(&asked)
+		answer(api.Token{ID: "1bf13b8a9c0d7e61", Name: asked.Name, Scope: asked.Scope, CreatedAt: received, ExpiresAt: asked.ExpiresAt, Secret: "chainmail-api-1.secret"})
 	case path == "/verify":
 		for _, ev := range f.verify {
 			answer(ev)
@@ -150,6 +153,7 @@ func TestHumanOutput(t *testing.T) {
 		{"show-unknown", newFakeNode(), "show 00ff", exitFailed},
 		{"token-list", newFakeNode(), "token list", exitOK},
 		{"token-api", newFakeNode(), "token api --name backup", exitOK},
+		{"token-api-cluster", newFakeNode(), "token api --name balancer --scope cluster --expires 2126-01-31", exitOK},
 		{"verify-bad", newFakeNode(), "verify", exitFailed},
 		{"verify-bad-json", newFakeNode(), "verify -o json", exitFailed},
 		{"verify-whole", whole, "verify", exitOK},
@@ -179,7 +183,7 @@ func TestRefusedCommandLines(t *testing.T) {
 	var got strings.Builder
 	for _, line := range []string{
 		"lsit", "config chekc", "list --foo", "list --since yesterday", "list --limit -1", "list -o xml", "list --order size", "list extra",
-		"get", "get a b", "export out.mbox", "export --format tar", "import", "token api --expires soon",
+		"get", "get a b", "export out.mbox", "export --format tar", "import", "token api --expires soon", "token api --scope write",
 		"verify --all abcd", "load", "load --target localhost:25", "load --size big --target localhost:25",
 		"list", "verify", "import /nonexistent/mail", "import --mbox fancy /nonexistent/mail", "load --check /nonexistent/list",
 		"node --config /nonexistent/chainmail.yaml",

@@ -54,7 +54,11 @@ It asks for the name of the node; --yes NAME answers that.`,
 					return err
 				}
 			}
-			report, err := recoverQuorum(dir)
+			var report string
+			err = asOwner(cmd.ErrOrStderr(), dir, func() (err error) {
+				report, err = recoverQuorum(dir)
+				return err
+			})
 			if err != nil {
 				return err
 			}

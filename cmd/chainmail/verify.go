@@ -47,7 +47,7 @@ when there is one. What is damaged is mended from a healthy replica by itself.
 				return verifyCluster(cmd, &to, format)
 			}
 			report := &verifyReport{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), format: format}
-			v, where, err := to.verifier(cmd.Context())
+			v, where, err := to.verifier(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -79,7 +79,7 @@ type verifier struct {
 }
 
 // verifier finds out whether a node runs, and says so.
-func (t *target) verifier(ctx context.Context) (v verifier, where string, err error) {
+func (t *target) verifier(ctx context.Context, notes io.Writer) (v verifier, where string, err error) {
 	c, err := t.client()
 	if err != nil {
 		return v, "", err
@@ -105,6 +105,9 @@ func (t *target) verifier(ctx context.Context) (v verifier, where string, err er
 	}
 	if !exists(node.ArchiveDir(dir)) {
 		return v, "", fmt.Errorf("no node is running on %s, and there is no archive in it: name the data directory with --data-dir", dir)
+	}
+	if _, err := actAsOwner(notes, dir); err != nil { // for good: what is left to do is reading
+		return v, "", err
 	}
 	a, err := archive.OpenReadOnly(node.ArchiveDir(dir), slog.New(slog.DiscardHandler))
 	if err != nil {

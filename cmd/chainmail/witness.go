@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -39,6 +40,9 @@ neither.`,
 					return err
 				}
 				sayJoined(cmd.ErrOrStderr(), config, done)
+			}
+			if err := becomeOwner(cmd.ErrOrStderr(), config.DataDir, os.Args[1:]); err != nil {
+				return err
 			}
 			return runNode(cmd, config)
 		},

@@ -227,7 +227,12 @@ func sampleOf(line, name string, labels []string) (value float64, ok bool, err e
 
 // send is a load on node a whose every mail must be taken.
 func (c *cluster) send(ctx context.Context, o load.Options) (load.Report, error) {
-	o.Target = c.Addr("a", "smtp")
+	return c.sendTo(ctx, "a", o)
+}
+
+// sendTo is a load on a node, or on the balancer.
+func (c *cluster) sendTo(ctx context.Context, name string, o load.Options) (load.Report, error) {
+	o.Target = c.Addr(name, "smtp")
 	r, err := load.Run(ctx, o)
 	if err == nil && (r.Acked == 0 || r.Refused+r.GivenUp+r.Unanswered > 0) {
 		err = fmt.Errorf("not all mail was taken:\n%s", r)

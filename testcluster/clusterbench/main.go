@@ -2,7 +2,7 @@
 // run, and prints Markdown for docs/performance.md or, with -o json, every
 // figure of every round.
 //
-//	go run ./testcluster/clusterbench [-quick] [-o json] [-only rates,latency,catchup,failover]
+//	go run ./testcluster/clusterbench [-quick] [-o json] [-only rates,latency,catchup,failover,front]
 //
 // Every node is a process of its own on the loopback interface, with its data
 // in a new directory on a real disk; all of it is removed at the end. What is
@@ -55,12 +55,13 @@ var sections = []struct {
 	{"latency", (*bench).latency},
 	{"catchup", (*bench).catchUp},
 	{"failover", (*bench).failOver},
+	{"front", (*bench).front},
 }
 
 func run(ctx context.Context) (err error) {
 	b := &bench{}
 	format := flag.String("o", "text", "`FORMAT` of the results: text (Markdown) or json")
-	only := flag.String("only", "", "comma-separated `SECTIONS` to measure: rates, latency, catchup, failover; all by default")
+	only := flag.String("only", "", "comma-separated `SECTIONS` to measure: rates, latency, catchup, failover, front; all by default")
 	parent := flag.String("dir", "/var/tmp", "`DIR` on a real disk, in which all data is made and removed")
 	quick := flag.Bool("quick", false, "one short round of everything, in a minute: to see that it works")
 	flag.StringVar(&b.program, "chainmail", "bin/chainmail", "`PROGRAM` to measure, of make build")

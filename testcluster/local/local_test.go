@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"chainmail/testcluster/netns"
 )
 
 // stub is a program that ignores its arguments.
@@ -39,6 +41,8 @@ func TestPorts(t *testing.T) {
 		{"a", "smtp", "127.0.0.1:2525"},
 		{"a", "http", "127.0.0.1:2529"},
 		{"c", "gossip", "127.0.0.1:2547"},
+		{Balancer, "smtp", "127.0.0.1:2425"},
+		{Balancer, "http", "127.0.0.1:2429"},
 	} {
 		if got := p.Addr(tt.name, tt.service); got != tt.want {
 			t.Errorf("%s of %s: %s, want %s", tt.service, tt.name, got, tt.want)
@@ -62,7 +66,7 @@ func TestTakenPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := processes(t, Options{BasePort: base})
-	if err := p.CheckPorts("a", "b"); err != nil {
+	if err := p.Check("a", "b"); err != nil {
 		t.Fatal(err)
 	}
 	u, err := net.ListenPacket("udp", p.Addr("b", "gossip"))
@@ -70,13 +74,22 @@ func TestTakenPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer u.Close()
-	err = p.CheckPorts("a", "b")
+	err = p.Check("a", "b")
 	if err == nil || !strings.Contains(err.Error(), "the gossip port of node b: ") || !strings.Contains(err.Error(), "choose another base port") {
 		t.Errorf("a port that is taken: %v", err)
 	}
-	p.options.BasePort = 65510
-	if err := p.CheckPorts("a", "d"); err == nil || !strings.Contains(err.Error(), "from 1 to 65501") {
-		t.Errorf("ports that there are not: %v", err)
+	for _, tt := range []struct {
+		base        int
+		names, want string
+	}{
+		{65510, "d", "choose one up to 65501"},
+		{0, "a", "choose one from 1"},
+		{100, Balancer, "choose one from 101"},
+	} {
+		err := processes(t, Options{BasePort: tt.base}).Check(tt.names)
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("ports that there are not, from %d on: %v", tt.base, err)
+		}
 	}
 }
 
@@ -151,5 +164,78 @@ func TestRunRefusesADirectoryOfOtherNodes(t *testing.T) {
 	err := Run(t.Context(), RunOptions{Nodes: 1, Dir: dir, BasePort: 2525, Program: "/bin/false", Out: t.Output()})
 	if err == nil || !strings.Contains(err.Error(), "holds the nodes a, d: give --nodes 4") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestRunRefusesOtherAddresses: nodes that all move at once do not find one
+// another.
+func TestRunRefusesOtherAddresses(t *testing.T) {
+	dir, base := t.TempDir(), 2525
+	if err := os.MkdirAll(filepath.Join(dir, "a", "cluster"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	o := RunOptions{Nodes: 1, Dir: dir, BasePort: base, Program: "/bin/false", Out: t.Output()}
+	if err := Run(t.Context(), o); err == nil || strings.Contains(err.Error(), "same --mode and --base-port") {
+		t.Errorf("a directory without a note of the addresses: %v", err)
+	}
+	o.BasePort++
+	want := fmt.Sprintf("know node a at 127.0.0.1:%d, and now it would be 127.0.0.1:%d: give the same --mode and --base-port", base, base+1)
+	if err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("other addresses than before: %v", err)
+	}
+}
+
+// TestHosts: on hosts of their own, nodes have the ports of real ones, SMTP on
+// the clients' network and the rest on their own.
+func TestHosts(t *testing.T) {
+	if err := netns.Available(); err != nil {
+		t.Skip(err)
+	}
+	lab, err := NewLab(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lab.Close()
+	p := processes(t, Options{Program: "chainmail", Dir: "/tmp", Lab: lab})
+	for _, tt := range []struct{ name, service, want string }{
+		{"a", "smtp", "192.0.2.1:25"},
+		{"b", "http", "198.51.100.2:8025"},
+		{Balancer, "smtp", "192.0.2.100:25"},
+		{Balancer, "http", "192.0.2.100:8025"},
+	} {
+		if got := p.Addr(tt.name, tt.service); got != tt.want {
+			t.Errorf("%s of %s: %s, want %s", tt.service, tt.name, got, tt.want)
+		}
+	}
+	space, err := lab.Space("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const args = " chainmail node --name b --data-dir /tmp/b --smtp 192.0.2.2:25 --chain 198.51.100.2:8091 --gossip 198.51.100.2:8092 --raft 198.51.100.2:8093 --http :8025 --advertise-http 198.51.100.2:8025"
+	if got, want := p.StartCommand("b"), "ip netns exec "+space+args; got != want {
+		t.Errorf("b is started by\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestBalancerConfig: it is told where it is, whom to ask, and from where to
+// connect.
+func TestBalancerConfig(t *testing.T) {
+	p := processes(t, Options{Program: "chainmail", Dir: "/tmp", BasePort: 2525})
+	if got, want := p.StartCommand(Balancer), "chainmail lb run --config /tmp/lb/lb.yaml"; got != want {
+		t.Errorf("the balancer is started by %s, want %s", got, want)
+	}
+	const want = `# Written at each start.
+dir: "/tmp/lb"
+token-file: "/tmp/lb/token"
+peer:
+  - "127.0.0.1:2529"
+  - "127.0.0.1:2539"
+smtp: "127.0.0.1:2425"
+http: "127.0.0.1:2429"
+source-address: "127.0.0.2"
+stop-timeout: 10s
+`
+	if got := p.balancerConfig([]string{"a", "b"}); got != want {
+		t.Errorf("its settings are\n%s\nwant\n%s", got, want)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,25 +18,32 @@ import (
 
 	"chainmail/node/api"
 	"chainmail/node/client"
+	"chainmail/testcluster/netns"
 )
 
 // Options say where the nodes run.
 type Options struct {
-	Program  string   // the chainmail to run; empty: this program
-	Dir      string   // holds data directories and logs
-	BasePort int      // the SMTP port of node a
-	Env      []string // KEY=VALUE, added to the environment
-	// Ended is told of each node that ends without a Stop or Kill. It may be called
-	// by any goroutine.
+	Program  string // the chainmail to run; empty: this program
+	Dir      string // holds data directories and logs
+	BasePort int    // the SMTP port of node a on loopback
+	// Lab has a host for each node, the balancer and clients, as one of NewLab. Nil:
+	// they share loopback.
+	Lab *netns.Lab
+	Env []string // KEY=VALUE, added to the environment
+
+	// Ended is told of each node, and of the balancer, that ends without a Stop or
+	// Kill. It may be called by any goroutine.
 	Ended func(name string, state *os.ProcessState)
 }
 
-// Processes are nodes, each a process of its own. Methods for different nodes
-// may be called at the same time.
+// Processes are nodes, each a process of its own, and perhaps a balancer, which
+// methods take by the name Balancer. Methods for different ones may be called at
+// the same time.
 type Processes struct {
 	options Options
+	site    site
 	mu      sync.Mutex
-	runs    map[string]*process // the last one of each node
+	runs    map[string]*process // the last one of each
 }
 
 // process is one run of a node.
@@ -63,7 +71,11 @@ func New(o Options) (*Processes, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of the nodes: %w: choose another", err)
 	}
-	return &Processes{options: o, runs: map[string]*process{}}, nil
+	p := &Processes{options: o, site: loopback{o.BasePort}, runs: map[string]*process{}}
+	if o.Lab != nil {
+		p.site = hosts{o.Lab}
+	}
+	return p, nil
 }
 
 // DataDir is the data directory of a node.
@@ -95,32 +107,73 @@ func (p *Processes) Client(name string) *client.Client {
 	return client.New(filepath.Join(p.DataDir(name), "admin.sock"))
 }
 
-// flags are those that say who and where a node is.
-func (p *Processes) flags(name string) []string {
-	args := []string{"--name", name, "--data-dir", p.DataDir(name)}
+// Addr is where others reach one of the Services of a node or of the balancer,
+// which has smtp and http.
+func (p *Processes) Addr(name, service string) string {
+	addr, _ := p.site.addr(name, service)
+	return addr
+}
+
+// Check says what keeps nodes, or the balancer, from listening.
+func (p *Processes) Check(names ...string) error { return p.site.check(names...) }
+
+// Dial connects from where somebody is.
+func (p *Processes) Dial(ctx context.Context, name, addr string) (conn net.Conn, err error) {
+	err = p.site.do(name, func() error {
+		conn, err = new(net.Dialer).DialContext(ctx, "tcp", addr)
+		return err
+	})
+	return conn, err
+}
+
+// listeners are the flags that say where a node is.
+func (p *Processes) listeners(name string) (args []string) {
 	for _, service := range Services {
-		args = append(args, "--"+service, p.Addr(name, service))
+		addr, bind := p.site.addr(name, service)
+		args = append(args, "--"+service, bind)
+		if addr != bind {
+			args = append(args, "--advertise-"+service, addr)
+		}
 	}
 	return args
 }
 
-// StartCommand is the command line that starts a node, for people.
+// command is the command that starts somebody.
+func (p *Processes) command(name string) []string {
+	if name == Balancer {
+		return p.balancerCommand()
+	}
+	return append([]string{"node", "--name", name, "--data-dir", p.DataDir(name)}, p.listeners(name)...)
+}
+
+// StartCommand is the command line that starts a node or the balancer, for
+// people.
 func (p *Processes) StartCommand(name string) string {
-	return strings.Join(append([]string{p.options.Program, "node"}, p.flags(name)...), " ")
+	return p.site.prefix(name) + strings.Join(append([]string{p.options.Program}, p.command(name)...), " ")
 }
 
 // Start runs a node and returns when it is ready.
 func (p *Processes) Start(ctx context.Context, name string) error {
+	c := p.Client(name)
+	defer c.Close()
+	return p.start(ctx, name, func(ctx context.Context) bool {
+		s, err := c.Status(ctx)
+		return err == nil && s.State == api.StateActive
+	})
+}
+
+// start runs somebody and returns when they are ready.
+func (p *Processes) start(ctx context.Context, name string, ready func(context.Context) bool) error {
 	log, err := os.OpenFile(p.LogFile(name), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
-		return fmt.Errorf("cannot keep the log of node %s: %w", name, err)
+		return fmt.Errorf("cannot keep the log of %s: %w", what(name), err)
 	}
 	defer log.Close()
 	before, err := log.Stat()
 	if err != nil {
 		return err
 	}
-	r := &process{cmd: exec.Command(p.options.Program, append([]string{"node"}, p.flags(name)...)...), ended: make(chan struct{})}
+	r := &process{cmd: exec.Command(p.options.Program, p.command(name)...), ended: make(chan struct{})}
 	r.cmd.Env = append(os.Environ(), p.options.Env...)
 	r.cmd.Stdout, r.cmd.Stderr = log, log
 	// A group of its own: Ctrl-C in a terminal goes to all of a group, and a
@@ -129,10 +182,10 @@ func (p *Processes) Start(ctx context.Context, name string) error {
 	if err := p.run(name, r); err != nil {
 		return err
 	}
-	if err := p.ready(ctx, name, r); err != nil {
+	if err := r.await(ctx, ready); err != nil {
 		said := make([]byte, 4096)
 		n, _ := log.ReadAt(said, before.Size())
-		return fmt.Errorf("node %s: %w\n%s", name, err, said[:n])
+		return fmt.Errorf("%s: %w\n%s", what(name), err, said[:n])
 	}
 	return nil
 }
@@ -142,10 +195,10 @@ func (p *Processes) run(name string, r *process) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if last := p.runs[name]; last != nil && !last.over {
-		return fmt.Errorf("node %s runs already", name)
+		return fmt.Errorf("%s runs already", what(name))
 	}
-	if err := r.cmd.Start(); err != nil {
-		return fmt.Errorf("cannot start node %s: %w", name, err)
+	if err := p.site.do(name, r.cmd.Start); err != nil {
+		return fmt.Errorf("cannot start %s: %w", what(name), err)
 	}
 	p.runs[name] = r
 	go func() {
@@ -162,16 +215,11 @@ func (p *Processes) run(name string, r *process) error {
 	return nil
 }
 
-// ready waits until a node takes mail or, a witness, is up.
-func (p *Processes) ready(ctx context.Context, name string, r *process) error {
-	c := p.Client(name)
-	defer c.Close()
+// await waits until the process is ready.
+func (r *process) await(ctx context.Context, ready func(context.Context) bool) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		if s, err := c.Status(ctx); err == nil && s.State == api.StateActive {
-			return nil
-		}
+	for !ready(ctx) {
 		select {
 		case <-tick.C:
 		case <-r.ended:
@@ -180,18 +228,24 @@ func (p *Processes) ready(ctx context.Context, name string, r *process) error {
 			return fmt.Errorf("it is not ready: %w", context.Cause(ctx))
 		}
 	}
+	return nil
 }
 
-// Run executes another command of the program on the data directory of a node,
-// and returns its standard output.
+// Run executes another command of the program where a node is, on its data
+// directory, and returns its standard output.
 func (p *Processes) Run(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, p.options.Program, append(args, "--data-dir", p.DataDir(name))...)
 	cmd.Env = append(os.Environ(), p.options.Env...)
-	out, err := cmd.Output()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return string(out), fmt.Errorf("chainmail %s: %s", strings.Join(args, " "), strings.TrimSpace(string(exit.Stderr)))
+	var out, said strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := p.site.do(name, cmd.Start); err != nil {
+		return "", err
 	}
-	return string(out), err
+	err := cmd.Wait()
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
+		return out.String(), fmt.Errorf("chainmail %s: %s", strings.Join(args, " "), strings.TrimSpace(said.String()))
+	}
+	return out.String(), err
 }
 
 // Join makes a node a member of the cluster that the node peer belongs to. It
@@ -207,10 +261,7 @@ func (p *Processes) Join(ctx context.Context, name, peer string, options ...stri
 // JoinWith is Join with a token.
 func (p *Processes) JoinWith(ctx context.Context, name, peer, token string, options ...string) error {
 	args := append([]string{"join-node", "--name", name, "--peer", p.Addr(peer, "http"), "--token", token}, options...)
-	for _, service := range Services {
-		args = append(args, "--"+service, p.Addr(name, service))
-	}
-	_, err := p.Run(ctx, name, args...)
+	_, err := p.Run(ctx, name, append(args, p.listeners(name)...)...)
 	return err
 }
 
@@ -244,12 +295,12 @@ func (p *Processes) signal(name string, end bool, signals ...syscall.Signal) (*p
 	defer p.mu.Unlock()
 	r := p.runs[name]
 	if r == nil || r.over {
-		return nil, fmt.Errorf("node %s does not run", name)
+		return nil, fmt.Errorf("%s does not run", what(name))
 	}
 	r.asked = r.asked || end
 	for _, s := range signals {
 		if err := r.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return nil, fmt.Errorf("node %s: %w", name, err)
+			return nil, fmt.Errorf("%s: %w", what(name), err)
 		}
 	}
 	return r, nil
@@ -270,12 +321,12 @@ func (p *Processes) Stop(name string) error {
 	select {
 	case <-r.ended:
 	case <-timeout.C:
-		return cmp.Or(p.Kill(name), fmt.Errorf("node %s did not stop within %v and was killed", name, Grace))
+		return cmp.Or(p.Kill(name), fmt.Errorf("%s did not stop within %v and was killed", what(name), Grace))
 	}
 	return p.result(name, r)
 }
 
-// StopAll stops all that run, at the same time.
+// StopAll stops all that run, also the balancer, at the same time.
 func (p *Processes) StopAll() error {
 	names := p.Running()
 	errs := make([]error, len(names))
@@ -294,7 +345,7 @@ func (p *Processes) AwaitEnd(ctx context.Context, name string) error {
 	r := p.runs[name]
 	p.mu.Unlock()
 	if r == nil {
-		return fmt.Errorf("node %s was not started", name)
+		return fmt.Errorf("%s was not started", what(name))
 	}
 	select {
 	case <-r.ended:
@@ -307,7 +358,7 @@ func (p *Processes) AwaitEnd(ctx context.Context, name string) error {
 // result is an error unless the process ended well.
 func (p *Processes) result(name string, r *process) error {
 	if code := r.cmd.ProcessState.ExitCode(); code != 0 {
-		return fmt.Errorf("node %s ended with %v: see %s", name, r.cmd.ProcessState, p.LogFile(name))
+		return fmt.Errorf("%s ended with %v: see %s", what(name), r.cmd.ProcessState, p.LogFile(name))
 	}
 	return nil
 }
@@ -337,7 +388,7 @@ func (p *Processes) Resume(name string) error {
 // Wipe removes all data of a node that does not run.
 func (p *Processes) Wipe(name string) error {
 	if p.PID(name) != 0 {
-		return fmt.Errorf("node %s runs", name)
+		return fmt.Errorf("%s runs", what(name))
 	}
 	if err := os.RemoveAll(p.DataDir(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

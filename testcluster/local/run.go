@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"chainmail/node/api"
+	"chainmail/testcluster/netns"
 )
 
 // RunOptions say what cluster Run runs.
@@ -20,7 +22,9 @@ type RunOptions struct {
 	Dir      string // keeps the nodes' data; empty: a new one, removed at the end
 	Copies   int    // policy; 0: as it is
 	Replicas int    // policy; 0: as it is; negative: all
-	BasePort int
+	BasePort int    // of nodes on loopback
+	NetNS    bool   // each on a host of its own, see package netns
+	Balancer bool   // in front of them
 	Program  string // the chainmail to run; empty: this program
 	Out      io.Writer
 }
@@ -33,6 +37,18 @@ func Run(ctx context.Context, o RunOptions) (err error) {
 	if o.Nodes < 1 || o.Nodes > maxNodes {
 		return fmt.Errorf("%d nodes: want 1 to %d", o.Nodes, maxNodes)
 	}
+	if o.Balancer {
+		if err := NeedNginx(); err != nil {
+			return err
+		}
+	}
+	var lab *netns.Lab
+	if o.NetNS {
+		if lab, err = NewLab(o.Nodes); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, lab.Close()) }()
+	}
 	kept := o.Dir != ""
 	if !kept {
 		if o.Dir, err = os.MkdirTemp("", "chainmail-cluster"); err != nil {
@@ -43,8 +59,8 @@ func Run(ctx context.Context, o RunOptions) (err error) {
 			fmt.Fprintf(o.Out, "%s is removed; name a directory with --dir to keep the mail.\n", o.Dir)
 		}()
 	}
-	died := make(chan end, maxNodes)
-	p, err := New(Options{Program: o.Program, Dir: o.Dir, BasePort: o.BasePort, Ended: func(name string, state *os.ProcessState) {
+	died := make(chan end, maxNodes+1)
+	p, err := New(Options{Program: o.Program, Dir: o.Dir, BasePort: o.BasePort, Lab: lab, Ended: func(name string, state *os.ProcessState) {
 		died <- end{name, state}
 	}})
 	if err != nil {
@@ -83,7 +99,14 @@ func bringUp(ctx context.Context, p *Processes, o RunOptions) error {
 	if len(known) > 0 && (!slices.Contains(known, names[0]) || len(known) > o.Nodes) {
 		return fmt.Errorf("%s holds the nodes %s: give --nodes %d, or another --dir", o.Dir, strings.Join(known, ", "), Index(known[len(known)-1])+1)
 	}
-	if err := p.CheckPorts(names...); err != nil {
+	if err := p.keepPlace(len(known) > 0); err != nil {
+		return err
+	}
+	all := slices.Clone(names)
+	if o.Balancer {
+		all = append(all, Balancer)
+	}
+	if err := p.Check(all...); err != nil {
 		return err
 	}
 	fmt.Fprintf(o.Out, "Starting %s in %s.\n", strings.Join(names, ", "), o.Dir)
@@ -102,7 +125,22 @@ func bringUp(ctx context.Context, p *Processes, o RunOptions) error {
 			return err
 		}
 	}
-	return p.AwaitActive(ctx, names...)
+	if err := p.AwaitActive(ctx, names...); err != nil || !o.Balancer {
+		return err
+	}
+	return p.StartBalancer(ctx, names...)
+}
+
+// keepPlace notes where the nodes are, and refuses to start those that have
+// been elsewhere: when all move at once, nobody is left to tell them where the
+// others are now.
+func (p *Processes) keepPlace(known bool) error {
+	file, now := filepath.Join(p.options.Dir, "addresses"), p.Addr(Name(0), "smtp")
+	b, err := os.ReadFile(file)
+	if before := strings.TrimSpace(string(b)); known && err == nil && before != now {
+		return fmt.Errorf("%s holds nodes that know node a at %s, and now it would be %s: give the same --mode and --base-port as before, or another --dir", p.options.Dir, before, now)
+	}
+	return os.WriteFile(file, []byte(now+"\n"), 0o600)
 }
 
 // policies are the arguments of "cluster set".
@@ -157,7 +195,10 @@ func missing(view api.Cluster, names []string) error {
 // explain tells a person what runs and what to try.
 func explain(w io.Writer, p *Processes) {
 	names := p.Running()
-	first, last := names[0], names[len(names)-1]
+	if i := slices.Index(names, Balancer); i >= 0 {
+		names = append([]string{Balancer}, slices.Delete(names, i, i+1)...)
+		fmt.Fprintf(w, "\nThe cluster takes mail on %s, and answers HTTP on http://%s\n", p.Addr(Balancer, "smtp"), p.Addr(Balancer, "http"))
+	}
 	fmt.Fprintln(w)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(table, "NODE\tPROCESS\tSMTP\tHTTP\tDATA\n")
@@ -165,30 +206,38 @@ func explain(w io.Writer, p *Processes) {
 		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", name, p.PID(name), p.Addr(name, "smtp"), p.Addr(name, "http"), p.DataDir(name))
 	}
 	_ = table.Flush() // as the other output: who closed it does not want to read
-	program := p.options.Program
-	fmt.Fprintf(w, "\nSend a mail to any node:\n  swaks --server %s --from ann@example.com --to bob@example.com --header \"Subject: Hello\"\n", p.Addr(first, "smtp"))
+	program, client := p.options.Program, p.site.prefix(Client)
+	to, server := "any node", names[0]
+	if server == Balancer {
+		to, names = "whichever node the balancer chooses", names[1:]
+	}
+	first, last := names[0], names[len(names)-1]
+	fmt.Fprintf(w, "\nSend a mail to %s:\n  %sswaks --server %s --from ann@example.com --to bob@example.com --header \"Subject: Hello\"\n", to, client, p.Addr(server, "smtp"))
 	fmt.Fprintf(w, "It is on the others too:\n  %s list --data-dir %s\n", program, p.DataDir(last))
 	fmt.Fprintf(w, "How the cluster is:\n  %s status --data-dir %s\n", program, p.DataDir(first))
 	fmt.Fprintf(w, "Kill a node, send more mail, and ask another how it goes:\n  kill -9 %d\n", p.PID(last))
+	p.site.explain(w, names)
 	fmt.Fprintf(w, "What they say is in %s/*.log. Ctrl-C stops all nodes.\n\n", p.options.Dir)
 }
 
-// end is that of a node that was not asked to.
+// end is that of a process that was not asked to.
 type end struct {
 	name  string
 	state *os.ProcessState
 }
 
-// watch reports nodes that die until ctx ends.
+func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+// watch reports nodes, and the balancer, when they die, until ctx ends.
 func watch(ctx context.Context, p *Processes, w io.Writer, died <-chan end) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case d := <-died:
-			fmt.Fprintf(w, "Node %s ended (%v). To start it again, in another terminal:\n  %s\n", d.name, d.state, p.StartCommand(d.name))
+			fmt.Fprintf(w, "%s ended (%v). To start it again, in another terminal:\n  %s\n", capital(what(d.name)), d.state, p.StartCommand(d.name))
 		}
-		if len(p.Running()) == 0 {
+		if !slices.ContainsFunc(p.Running(), func(name string) bool { return name != Balancer }) {
 			return errors.New("no node is left: see their logs")
 		}
 	}

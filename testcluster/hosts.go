@@ -1,0 +1,74 @@
+package testcluster
+
+import (
+	"context"
+	"net"
+	"testing"
+
+	"chainmail/testcluster/local"
+	"chainmail/testcluster/netns"
+)
+
+// OnHosts is a cluster of processes on hosts of their own.
+type OnHosts struct {
+	*Cluster
+	Lab       *netns.Lab       // what is done to the networks
+	Processes *local.Processes // nodes, and the balancer
+}
+
+// Hosts makes a cluster of processes of the real program, each on a host with a
+// card on the clients' network and one on the nodes'. Mail comes from a host of
+// the clients'.
+func Hosts(t testing.TB, program string, o Options) *OnHosts {
+	t.Helper()
+	o = o.withDefaults()
+	lab, err := local.NewLab(o.Nodes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	b := newProcesses(t, local.Options{Program: program, Lab: lab})
+	return &OnHosts{form(t, o, nil, onHosts{b}), lab, b.Processes}
+}
+
+// onHosts is a backend whose clients are on a host of their own.
+type onHosts struct{ *processes }
+
+func (p onHosts) dial(ctx context.Context, name string) (net.Conn, error) {
+	return p.Dial(ctx, local.Client, p.Addr(name, "smtp"))
+}
+
+// StartBalancer puts a balancer in front of all nodes. Mail is sent to it by the
+// name local.Balancer.
+func (c *OnHosts) StartBalancer() {
+	c.t.Helper()
+	ctx, cancel := c.context()
+	defer cancel()
+	c.must(c.Processes.StartBalancer(ctx, c.Running()...), "start the balancer")
+	c.t.Cleanup(func() {
+		if c.Processes.PID(local.Balancer) == 0 {
+			return
+		}
+		if err := c.Processes.Stop(local.Balancer); err != nil {
+			c.t.Error(err)
+		}
+	})
+}
+
+// Heal ends all that was done to the networks.
+func (c *OnHosts) Heal() {
+	c.t.Helper()
+	c.must(c.Lab.HealAll(), "heal the networks")
+}
+
+// Check heals the networks and compares what every node holds with what was
+// acknowledged.
+func (c *OnHosts) Check() {
+	c.t.Helper()
+	c.Heal()
+	c.Cluster.Check()
+}
