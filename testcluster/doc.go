@@ -8,6 +8,8 @@
 //	            the power goes, minutes of the cluster in moments
 //	Processes   the real program, one process a node, on loopback and on the
 //	            machine's disk (package local); kill is kill -9
+//	Hosts       the same, each node on a host with two cards in network namespaces
+//	            (package netns): cables are pulled, networks parted; root only
 //
 // A test sends mail, does harm, heals, and lets Check compare what is there
 // with what was acknowledged:
