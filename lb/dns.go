@@ -79,7 +79,7 @@ func RenderDNS(c Cluster, d DNS) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []byte(header(c, ";") + "\n" + text), nil
+	return []byte(header(c, ";") + "\n" + strings.TrimRight(text, "\n") + "\n"), nil
 }
 
 func (d DNS) host(n Node, domain string) host {

@@ -134,7 +134,7 @@ func header(c Cluster, comment string) string {
 	var b strings.Builder
 	for _, line := range []string{
 		"Made by chainmail lb for the cluster " + c.ID + ".",
-		"It is written anew when the cluster changes: change the flags or lb.yaml instead.",
+		"It will be made again: change the flags or lb.yaml, and not the file.",
 	} {
 		b.WriteString(comment + " " + line + "\n")
 	}

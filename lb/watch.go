@@ -209,6 +209,9 @@ func (w *Watcher) look(ctx context.Context) error {
 	asking.Go(func() { a, err = w.follower.ask(ctx) })
 	probes := w.follower.probes(ctx, w.cluster.Nodes)
 	asking.Wait()
+	if ctx.Err() != nil {
+		return ctx.Err() // what was seen is nothing
+	}
 	if err != nil {
 		if len(w.told.Nodes) > 0 { // the nodes' own words are left
 			w.update(now, judge(silent(w.told), false, probes))

@@ -45,10 +45,14 @@ func newWorld(answer api.Cluster) *world {
 func (w *world) lookup(_ context.Context, host string) ([]netip.Addr, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if ip, ok := w.dns[host]; ok {
-		return []netip.Addr{netip.MustParseAddr(ip)}, nil
+	var all []netip.Addr
+	for _, ip := range strings.Fields(w.dns[host]) {
+		all = append(all, netip.MustParseAddr(ip))
 	}
-	return nil, errors.New("no such host")
+	if len(all) == 0 {
+		return nil, errors.New("no such host")
+	}
+	return all, nil
 }
 
 func (w *world) change(f func()) {
@@ -199,6 +203,9 @@ func short(file string) func(lb.Cluster) ([]lb.File, error) {
 		for _, n := range c.Nodes {
 			if n.Mail == lb.In {
 				mail = append(mail, n.Name)
+				if n.Name == "c" && n.SMTP.String() != "192.0.2.3:25" { // where members has it
+					mail = append(mail, " moved to "+n.SMTP.Host())
+				}
 			}
 			if n.Web == lb.In {
 				web = append(web, n.Name)
@@ -589,8 +596,9 @@ func TestWatchFollowsNames(t *testing.T) {
 		if !strings.Contains(b.log.String(), "b moved to SMTP 192.0.2.22:25") {
 			t.Error(b.log)
 		}
+		b.world.change(func() { b.dns["mail-c.example"] = "2001:db8::1 192.0.2.2 192.0.2.3" }) // one more is no move
+		b.expect(t, time.Minute, "mail abc, web abc")
 		b.world.change(func() { clear(b.dns) })
-		b.expect(t, time.Hour, "mail abc, web abc")
 	})
 }
 

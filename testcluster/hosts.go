@@ -14,15 +14,18 @@ type OnHosts struct {
 	*Cluster
 	Lab       *netns.Lab       // what is done to the networks
 	Processes *local.Processes // nodes, and the balancer
+	// Reach is where mail to a name is sent, in place of the address that a node or
+	// the balancer of that name has. Set it before mail is sent.
+	Reach map[string]string
 }
 
 // Hosts makes a cluster of processes of the real program, each on a host with a
 // card on the clients' network and one on the nodes'. Mail comes from a host of
-// the clients'.
-func Hosts(t testing.TB, program string, o Options) *OnHosts {
+// the clients'. There may be more hosts.
+func Hosts(t testing.TB, program string, o Options, more ...netns.Host) *OnHosts {
 	t.Helper()
 	o = o.withDefaults()
-	lab, err := local.NewLab(o.Nodes)
+	lab, err := local.NewLab(o.Nodes, more...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,14 +35,22 @@ func Hosts(t testing.TB, program string, o Options) *OnHosts {
 		}
 	})
 	b := newProcesses(t, local.Options{Program: program, Lab: lab})
-	return &OnHosts{form(t, o, nil, onHosts{b}), lab, b.Processes}
+	reach := map[string]string{}
+	return &OnHosts{form(t, o, nil, onHosts{b, reach}), lab, b.Processes, reach}
 }
 
 // onHosts is a backend whose clients are on a host of their own.
-type onHosts struct{ *processes }
+type onHosts struct {
+	*processes
+	reach map[string]string
+}
 
 func (p onHosts) dial(ctx context.Context, name string) (net.Conn, error) {
-	return p.Dial(ctx, local.Client, p.Addr(name, "smtp"))
+	addr, elsewhere := p.reach[name]
+	if !elsewhere {
+		addr = p.Addr(name, "smtp")
+	}
+	return p.Dial(ctx, local.Client, addr)
 }
 
 // StartBalancer puts a balancer in front of all nodes. Mail is sent to it by the

@@ -182,7 +182,8 @@ func unknownVariables(environ []string) node.Problems {
 	var problems node.Problems
 	for _, setting := range environ {
 		name, value, _ := strings.Cut(setting, "=")
-		if strings.HasPrefix(name, envPrefix+"_") && !slices.Contains(known, name) {
+		others := strings.HasPrefix(name, lbEnvPrefix) || name == lbTokenVariable // of the balancer
+		if strings.HasPrefix(name, envPrefix+"_") && !others && !slices.Contains(known, name) {
 			problems = append(problems, node.Problem{Key: name, What: "unknown environment variable", Value: value, Do: suggestion(name, known)})
 		}
 	}

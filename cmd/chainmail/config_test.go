@@ -183,6 +183,8 @@ func TestFlagsCountBeforeEnvironmentBeforeFile(t *testing.T) {
 
 func TestMisspeltVariableIsRefused(t *testing.T) {
 	t.Setenv("CHAINMAIL_DATADIR", "/mail")
+	t.Setenv("CHAINMAIL_LB_SMTP", ":25") // of chainmail lb
+	t.Setenv("CHAINMAIL_TOKEN", "secret")
 	t.Setenv("CHAINMAIL_LIMITS_MAX_MESAGE_SIZE", "1MiB")
 	code, _, stderr := runCommand(t, "config", "check")
 	want := `chainmail: config: CHAINMAIL_DATADIR: unknown environment variable (/mail): did you mean CHAINMAIL_DATA_DIR?

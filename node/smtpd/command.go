@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"bytes"
+	"log/slog"
 	"strconv"
 )
 
@@ -38,6 +39,14 @@ func (g *gate) command(line []byte) {
 		// A web browser that was lured here would send mail with its next lines.
 		g.linger = true
 		g.end("421 4.7.0 this is a mail server")
+	case "PROXY":
+		// A balancer that is not trusted. If the session went on, the client behind it
+		// would take each reply for that to the command before.
+		g.link.refused(reasonProxy)
+		g.link.log.Warn("PROXY protocol header from an address that is no balancer: if it is one, name it with chainmail cluster set balancers=…",
+			slog.String("balancer", g.link.socket.RemoteAddr().String()))
+		g.linger = true
+		g.end("421 4.7.0 no PROXY header is expected from your address")
 	default:
 		g.refuse("500 5.5.1 command not recognized")
 	}

@@ -17,9 +17,9 @@ const (
 	clientNumber   = 200
 )
 
-// NewLab makes hosts for nodes, the balancer and clients. Clients have a card on
-// the front network only. The caller closes it.
-func NewLab(nodes int) (*netns.Lab, error) {
+// NewLab makes hosts for nodes, the balancer and clients, and more. Clients have a
+// card on the front network only. The caller closes it.
+func NewLab(nodes int, more ...netns.Host) (*netns.Lab, error) {
 	both := []netns.Card{netns.Front, netns.Chain}
 	hosts := []netns.Host{
 		{Name: Balancer, Number: balancerNumber, Cards: both},
@@ -28,7 +28,7 @@ func NewLab(nodes int) (*netns.Lab, error) {
 	for i := range nodes {
 		hosts = append(hosts, netns.Host{Name: Name(i), Number: byte(i + 1), Cards: both})
 	}
-	return netns.New(hosts...)
+	return netns.New(append(hosts, more...)...)
 }
 
 // hosts are the site of nodes that have machines of their own.
