@@ -118,6 +118,25 @@ func acceptedByKeepalived(t *testing.T, text string) {
 	}
 }
 
+// acceptedByBIND adds what every zone has, and lets names be checked as hosts'.
+func acceptedByBIND(t *testing.T, text string) {
+	t.Helper()
+	check := program(t, "named-checkzone", "bind9-utils")
+	file := filepath.Join(t.TempDir(), "zone")
+	text = "@ 60 IN SOA ns1 hostmaster 1 3600 600 604800 60\n@ 60 IN NS ns1\nns1 60 IN A 192.0.2.53\n" + text
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"-i", "local-sibling"} // asks no name server
+	for _, check := range []string{"-k", "-m", "-M", "-n", "-r", "-S"} {
+		args = append(args, check, "fail")
+	}
+	cmd := exec.Command(check, append(args, "archive.example.com", file)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%s: %v\n%s\n%s", cmd, err, out, text)
+	}
+}
+
 // card is a network interface of this machine, which VRRP may use.
 func card(t *testing.T) string {
 	t.Helper()

@@ -43,6 +43,7 @@ const (
 	Starting    Out = "starting"
 	Unreachable Out = "unreachable"
 	CutOff      Out = "cut off from the other nodes"
+	NoSMTP      Out = "its SMTP port does not answer"
 )
 
 // Address is a host, which is an IP address or a plain DNS name, and a port. The
@@ -119,12 +120,18 @@ var ErrNobody = errors.New("the cluster's answer names no node that keeps mail a
 // clusterID is what identities of clusters look like; it stands in comments.
 var clusterID = regexp.MustCompile(`^[0-9a-f]{1,64}$`)
 
+// maxMembers bounds whom this machine asks each second because somebody said so.
+const maxMembers = 256
+
 // Read takes from a node's answer what a balancer needs, with every member as
 // that node sees it. Members whose name or address could be anything else than
 // that are left out; problems names them.
 func Read(answer api.Cluster, l Layout) (c Cluster, problems []string, err error) {
 	if c.ID = answer.ID; !clusterID.MatchString(c.ID) {
 		return Cluster{}, nil, fmt.Errorf("the answer is not that of a cluster: its identity is %.80q", answer.ID)
+	}
+	if len(answer.Members) > maxMembers {
+		return Cluster{}, nil, fmt.Errorf("the answer names %d members: at most %d are followed", len(answer.Members), maxMembers)
 	}
 	for _, m := range answer.Members {
 		if m.Role != string(ring.Data) {
@@ -216,4 +223,35 @@ var services = []struct {
 }{
 	{"smtp", func(n *Node) *Out { return &n.Mail }},
 	{"http", func(n *Node) *Out { return &n.Web }},
+}
+
+// since tells people what is other than it was.
+func (c Cluster) since(was Cluster) (all []string) {
+	say := func(format string, a ...any) { all = append(all, fmt.Sprintf(format, a...)) }
+	for _, n := range c.Nodes {
+		before, known := was.node(n.Name)
+		if !known {
+			say("%s is new (SMTP %s, HTTP %s)", n.Name, n.SMTP, n.HTTP)
+			before = Node{SMTP: n.SMTP, HTTP: n.HTTP}
+		}
+		if before.SMTP != n.SMTP || before.HTTP != n.HTTP {
+			say("%s moved to SMTP %s, HTTP %s", n.Name, n.SMTP, n.HTTP)
+		}
+		for _, s := range services {
+			switch was, is := *s.of(&before), *s.of(&n); {
+			case was == is:
+			case is == In:
+				say("%s gets new %s connections again", n.Name, s.name)
+			default:
+				say("%s gets no new %s connections: %s", n.Name, s.name, is)
+			}
+		}
+	}
+	for _, n := range was.Nodes {
+		if _, stays := c.node(n.Name); !stays {
+			say("%s is a member no more", n.Name)
+		}
+	}
+	slices.Sort(all)
+	return all
 }

@@ -66,7 +66,7 @@ func FuzzNothingIsInjected(f *testing.F) {
 	f.Add("a", "192.0.2.1:25", "192.0.2.1:8025", "active", "0123")
 	f.Add("a;", "x{:25", "[::1]:1", "draining", "0123\n")
 	f.Add("a_b.c", "under_score.example:25", "H:1", "full", "ff")
-	line := regexp.MustCompile(`^(server \S+ (max_fails=[01]( fail_timeout=5s)?|down)( backup)?; # [a-z0-9._-]+(: [a-z ]+)?|upstream chainmail_http_[a-z0-9._-]+ \{|"~\^[a-z0-9._\\-]+\$" chainmail_http_[a-z0-9._-]+;|"~\(\^\|\\s\)[][a-z0-9._:\\-]+\$" [a-z0-9._-]+;|zone chainmail_http_[a-z0-9._-]+ 128k;|# Made by chainmail lb for the cluster [0-9a-f]+\.)$`)
+	line := regexp.MustCompile(`^(server \S+ (max_fails=[01]( fail_timeout=5s)?|down)( backup)?; # [a-z0-9._-]+(: [A-Za-z ]+)?|upstream chainmail_http_[a-z0-9._-]+ \{|"~\^[a-z0-9._\\-]+\$" chainmail_http_[a-z0-9._-]+;|"~\(\^\|\\s\)[][a-z0-9._:\\-]+\$" [a-z0-9._-]+;|zone chainmail_http_[a-z0-9._-]+ 128k;|# Made by chainmail lb for the cluster [0-9a-f]+\.)$`)
 	l := standard()
 	known := map[string]bool{}
 	plain, _ := lb.RenderNginx(mustRead(members(2)), l, lb.DebianNginx(), lb.Complete)

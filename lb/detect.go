@@ -38,7 +38,7 @@ func FindProgram(name string) (string, error) {
 func DetectNginx(ctx context.Context, program string) (Nginx, error) {
 	file, err := FindProgram(program)
 	if err != nil {
-		return Nginx{}, fmt.Errorf("%w: install it, on Debian with 'apt-get install %s %s', or name it with --nginx PROGRAM", err, packageNginx, packageStream)
+		return Nginx{}, fmt.Errorf("%w: install it, on Debian with 'apt-get install %s %s'", err, packageNginx, packageStream)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

@@ -83,7 +83,7 @@ func RenderDNS(c Cluster, d DNS) ([]byte, error) {
 }
 
 func (d DNS) host(n Node, domain string) host {
-	h := host{Name: strings.ReplaceAll(n.Name, "_", "-") + "." + domain, Node: n}
+	h := host{Name: labels(n.Name) + "." + domain, Node: n}
 	if ip := n.SMTP.IP(); ip.IsValid() {
 		h.Addresses = append(h.Addresses, ip)
 	} else {
@@ -91,6 +91,17 @@ func (d DNS) host(n Node, domain string) host {
 	}
 	h.Addresses = append(h.Addresses, d.Also[n.Name]...)
 	return h
+}
+
+// labels is the name of a node as names of hosts may be (RFC 1123 2.1).
+func labels(name string) string {
+	var list []string
+	for _, label := range strings.FieldsFunc(strings.ReplaceAll(name, "_", "-"), func(r rune) bool { return r == '.' }) {
+		if label = strings.Trim(label, "-"); label != "" {
+			list = append(list, label)
+		}
+	}
+	return strings.Join(list, ".")
 }
 
 func (c Cluster) node(name string) (Node, bool) {

@@ -137,6 +137,7 @@ func (c Commands) run(ctx context.Context, command string) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
+	cmd.Env = environment()
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return nil

@@ -49,6 +49,9 @@ type follower struct {
 	current string   // whom it follows
 	cluster string
 	epoch   uint64 // the highest seen: who tells of an older one was asleep
+	// behind is since when nobody tells of that epoch any more, and members with a
+	// quorum tell of older ones; zero: somebody does.
+	behind time.Time
 
 	mu     sync.Mutex
 	askers map[string]Asker
@@ -126,13 +129,16 @@ func (f *follower) ask(ctx context.Context) (answer, error) {
 	}
 	hedge := time.NewTimer(hedgeTime)
 	defer hedge.Stop()
-	var best answer
+	var best, older answer
 	var failures []string
 	for open > 0 {
 		select {
 		case a := <-answers:
 			open--
 			if err := f.check(a); err != nil {
+				if errors.Is(err, errOlder) && a.cluster.Quorum && (older.from == "" || betterThan(a.cluster, older.cluster)) {
+					older = a
+				}
 				failures = append(failures, fmt.Sprintf("%s: %v", a.from, err))
 				others()
 				continue
@@ -159,11 +165,31 @@ func (f *follower) ask(ctx context.Context) (answer, error) {
 	if best.from != "" {
 		return best, nil
 	}
+	if older.from != "" && f.believeOlder() {
+		return older, nil
+	}
 	if len(failures) == 0 {
 		failures = []string{"nobody answered within " + askTime.String()}
 	}
 	return answer{}, errors.New(strings.Join(failures, "; "))
 }
+
+// olderTime is how long an epoch is waited for that one member told of and no
+// other knows: longer than any that knows it is away for a restart.
+const olderTime = time.Minute
+
+// believeOlder reports whether the newest epoch that anybody still tells of is to
+// be believed: nobody has told of the highest one for long. Who did was in other
+// hands, or the cluster was set back.
+func (f *follower) believeOlder() bool {
+	if f.behind.IsZero() {
+		f.behind = time.Now()
+	}
+	return time.Since(f.behind) >= olderTime
+}
+
+// errOlder: the cluster was newer once.
+var errOlder = errors.New("it knows the cluster as of an older epoch only")
 
 // check refuses what is no answer, and what was true once.
 func (f *follower) check(a answer) error {
@@ -175,7 +201,7 @@ func (f *follower) check(a answer) error {
 	case f.cluster != "" && a.cluster.ID != f.cluster:
 		return fmt.Errorf("it belongs to another cluster (%.40q) than before (%s)", a.cluster.ID, f.cluster)
 	case a.cluster.Epoch < f.epoch:
-		return fmt.Errorf("it knows the cluster as of epoch %d only, others as of %d", a.cluster.Epoch, f.epoch)
+		return fmt.Errorf("%w: %d, others as of %d", errOlder, a.cluster.Epoch, f.epoch)
 	}
 	return nil
 }
@@ -215,6 +241,7 @@ func (f *follower) learn(a answer, c Cluster) bool {
 	slices.Sort(learned)
 	learned = slices.Compact(learned)
 	changed := !slices.Equal(learned, f.learned)
+	f.behind = time.Time{}
 	f.current, f.cluster, f.epoch, f.learned = a.from, a.cluster.ID, a.cluster.Epoch, learned
 	for address, asker := range f.askers {
 		if !slices.Contains(f.peers(), address) {
@@ -229,6 +256,7 @@ func (f *follower) learn(a answer, c Cluster) bool {
 type probe struct {
 	state string
 	err   error
+	smtp  error // of its SMTP port; nil also when that was not asked
 }
 
 // probes asks all nodes at once.
@@ -250,7 +278,7 @@ func (f *follower) probes(ctx context.Context, nodes []Node) map[string]probe {
 			h, err := a.Ready(ctx)
 			mu.Lock()
 			defer mu.Unlock()
-			all[n.Name] = probe{h.State, err}
+			all[n.Name] = probe{state: h.State, err: err}
 		})
 	}
 	wg.Wait()
@@ -285,6 +313,9 @@ func (f *follower) ca(ctx context.Context) ([]byte, error) {
 // off: its mail would have one copy until the network is mended. It gets none as
 // long as others take mail. Without a quorum nobody knows who is cut off from
 // whom, and whoever answers stays in.
+//
+// One that is well, but whose SMTP port this balancer does not reach, gets no mail
+// either: clients would wait for that connection to fail.
 func judge(told Cluster, quorum bool, probes map[string]probe) Cluster {
 	c := Cluster{ID: told.ID, Nodes: slices.Clone(told.Nodes)}
 	for i := range c.Nodes {
@@ -295,6 +326,9 @@ func judge(told Cluster, quorum bool, probes map[string]probe) Cluster {
 			continue
 		case p.err != nil: // mail as the others see it: it has another address
 			n.Web = Unreachable
+			if n.Mail == In && p.smtp != nil {
+				n.Mail = Unreachable
+			}
 			continue
 		}
 		n.Web = In
@@ -304,6 +338,9 @@ func judge(told Cluster, quorum bool, probes map[string]probe) Cluster {
 			n.Mail = CutOff
 		default: // its own last word
 			n.Mail = mailState(p.state)
+		}
+		if n.Mail == In && p.smtp != nil {
+			n.Mail = NoSMTP
 		}
 	}
 	return c

@@ -49,9 +49,10 @@ func (haproxyData) Ready() string { return "/readyz" }
 func (haproxyData) Live() string { return "/healthz" }
 
 // RenderHAProxy is haproxy.cfg. HAProxy asks every node every second whether it
-// takes mail, so only what is committed stands in the file: the members, and who
-// of them leaves the cluster. Nodes that are merely down, starting or full change
-// nothing in it.
+// takes mail, so little more than what is committed stands in the file: the
+// members, who of them leaves the cluster, and whose SMTP port does not answer,
+// since HAProxy asks the HTTP port. Nodes that are merely down, starting or full
+// change nothing in it.
 func RenderHAProxy(c Cluster, l Layout, h HAProxy) ([]byte, error) {
 	if err := errors.Join(l.Validate(), h.Validate()); err != nil {
 		return nil, err
@@ -78,12 +79,12 @@ func RenderHAProxy(c Cluster, l Layout, h HAProxy) ([]byte, error) {
 	return []byte(header(c, "#") + "\n" + text), nil
 }
 
-// committed is the cluster without what changes by itself.
+// committed is the cluster without what HAProxy sees by itself.
 func (c Cluster) committed() Cluster {
 	nodes := make([]Node, len(c.Nodes))
 	for i, n := range c.Nodes {
 		n.Web = In
-		if n.Mail != Draining {
+		if n.Mail != Draining && n.Mail != NoSMTP {
 			n.Mail = In
 		}
 		nodes[i] = n

@@ -1,7 +1,6 @@
 package lb
 
 import (
-	"fmt"
 	"slices"
 	"time"
 )
@@ -27,9 +26,8 @@ func NewLiveness(down, up time.Duration) *Liveness {
 	return &Liveness{down: down, up: up, nodes: map[string][]standing{}, told: map[string]Node{}}
 }
 
-// Update takes what is seen now and returns what should be, and what is other
-// than the last time, in words.
-func (l *Liveness) Update(now time.Time, seen Cluster) (Cluster, []string) {
+// Update takes what is seen now and returns what should be.
+func (l *Liveness) Update(now time.Time, seen Cluster) Cluster {
 	c := Cluster{ID: seen.ID, Nodes: slices.Clone(seen.Nodes)}
 	for i := range c.Nodes {
 		n := &c.Nodes[i]
@@ -51,7 +49,6 @@ func (l *Liveness) Update(now time.Time, seen Cluster) (Cluster, []string) {
 		}
 	}
 	l.hold(&c)
-	changes := l.changes(c)
 	l.told = map[string]Node{}
 	for _, n := range c.Nodes {
 		l.told[n.Name] = n
@@ -61,7 +58,7 @@ func (l *Liveness) Update(now time.Time, seen Cluster) (Cluster, []string) {
 			delete(l.nodes, name)
 		}
 	}
-	return c, changes
+	return c
 }
 
 // goneWhole takes a node that is silent everywhere out of all services, when the
@@ -89,7 +86,7 @@ func (l *Liveness) debounce(s *standing, now time.Time, seen Out) Out {
 	switch seen {
 	case In:
 		wait = l.up
-	case Unreachable, Starting, CutOff:
+	case Unreachable, Starting, CutOff, NoSMTP:
 		wait = l.down
 	case Draining, Full: // its own word, and mail would be refused
 	}
@@ -115,35 +112,4 @@ func (l *Liveness) hold(c *Cluster) {
 		}
 	}
 	*c = c.kept()
-}
-
-// changes tells people what is other than the last time.
-func (l *Liveness) changes(c Cluster) (all []string) {
-	say := func(format string, a ...any) { all = append(all, fmt.Sprintf(format, a...)) }
-	for _, n := range c.Nodes {
-		before, known := l.told[n.Name]
-		if !known {
-			say("%s is new (SMTP %s, HTTP %s)", n.Name, n.SMTP, n.HTTP)
-			before = Node{SMTP: n.SMTP, HTTP: n.HTTP}
-		}
-		if before.SMTP != n.SMTP || before.HTTP != n.HTTP {
-			say("%s moved to SMTP %s, HTTP %s", n.Name, n.SMTP, n.HTTP)
-		}
-		for _, s := range services {
-			switch was, is := *s.of(&before), *s.of(&n); {
-			case was == is:
-			case is == In:
-				say("%s gets new %s connections again", n.Name, s.name)
-			default:
-				say("%s gets no new %s connections: %s", n.Name, s.name, is)
-			}
-		}
-	}
-	for name := range l.told {
-		if _, stays := c.node(name); !stays {
-			say("%s is a member no more", name)
-		}
-	}
-	slices.Sort(all)
-	return all
 }

@@ -18,7 +18,7 @@ type metrics struct {
 	blind      prometheus.Counter
 	lastReload prometheus.Gauge
 	// Read from the status when they are asked for.
-	nodes, seen, current, trusted, epoch *prometheus.Desc
+	nodes, out, seen, current, trusted, epoch *prometheus.Desc
 }
 
 func newMetrics(w *Watcher) *metrics {
@@ -37,6 +37,7 @@ func newMetrics(w *Watcher) *metrics {
 		lastReload: prometheus.NewGauge(prometheus.GaugeOpts(opts("last_reload_timestamp_seconds",
 			"When the balancer last got a new configuration. 0: not since the start."))),
 		nodes:   desc("node_in", "1 while the node gets new connections of the service.", "node", "service"),
+		out:     desc("node_out", "1 while the node gets no new connections of the service, with the reason. Absent while it gets some.", "node", "service", "reason"),
 		seen:    desc("view_age_seconds", "How long ago a member of the cluster last answered. Absent before the first answer."),
 		current: desc("config_current", "1 while the configuration in force is the one that should be."),
 		trusted: desc("trusted", "1 while the cluster's policy names this balancer; with 0 the nodes refuse its connections. Absent while unknown."),
@@ -58,7 +59,7 @@ func (m *metrics) register(r prometheus.Registerer) error {
 
 // Describe and Collect make metrics a prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.nodes, m.seen, m.current, m.trusted, m.epoch} {
+	for _, d := range []*prometheus.Desc{m.nodes, m.out, m.seen, m.current, m.trusted, m.epoch} {
 		ch <- d
 	}
 }
@@ -74,6 +75,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, name := range nodes {
 		gauge(m.nodes, one(slices.Contains(s.Mail, name)), name, "smtp")
 		gauge(m.nodes, one(slices.Contains(s.Web, name)), name, "http")
+	}
+	for _, o := range s.Out {
+		gauge(m.out, 1, o.Node, o.Service, string(o.Why))
 	}
 	gauge(m.current, one(s.Current))
 	gauge(m.epoch, float64(s.Epoch))

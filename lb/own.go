@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -68,11 +69,32 @@ func NewOwn(o OwnOptions) (*Own, error) {
 		o.Stop = defaultStop
 	}
 	for _, dir := range []string{"", "temp", "logs"} {
-		if err := os.MkdirAll(filepath.Join(o.Dir, dir), 0o755); err != nil {
+		if err := MakeDir(filepath.Join(o.Dir, dir)); err != nil {
 			return nil, fmt.Errorf("cannot make nginx's folder: %w: name another one with --dir", err)
 		}
 	}
 	return &Own{opts: o, died: make(chan exit, 1)}, nil
+}
+
+// MakeDir makes a folder that nginx's workers, who are not root, may pass through
+// whatever the umask is, and its parents. One that exists stays as somebody wants
+// it.
+func MakeDir(dir string) error {
+	switch info, err := os.Stat(dir); {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		return fmt.Errorf("%s is no folder", dir)
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := MakeDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o711)
 }
 
 // ConfigFile is where the configuration is.
@@ -104,8 +126,9 @@ func (o *Own) workers() string {
 	if o.opts.User != "" {
 		return o.opts.User
 	}
-	if closed := closedTo(o.opts.Dir); closed != "" {
-		o.opts.Logger.Warn("nginx's workers run as root, since other users cannot enter the folder", "folder", closed, "do", "chmod o+x "+closed)
+	if closed := closedTo(filepath.Join(o.opts.Dir, "temp")); closed != "" {
+		o.opts.Logger.Warn("nginx's workers run as root, since other users cannot enter a folder that was there before: let them pass through it, or name a folder elsewhere with --dir",
+			"folder", closed, "do", "chmod o+x "+closed)
 		return "root"
 	}
 	for _, name := range []string{"www-data", "nginx", "nobody"} {
@@ -168,7 +191,7 @@ func (o *Own) run(ctx context.Context) error {
 func (o *Own) again(ctx context.Context) error {
 	if err := o.commands().checkInPlace(ctx, o.ConfigFile()); err != nil {
 		o.opts.Logger.Warn("the configuration of an earlier run is not used", "err", err.Error())
-		return os.Remove(o.ConfigFile())
+		return os.Rename(o.ConfigFile(), o.ConfigFile()+suffixRefused) // kept: the check may have failed for other reasons
 	}
 	o.opts.Logger.Info("nginx starts with the configuration of an earlier run", "file", o.ConfigFile())
 	return o.start(ctx)
@@ -251,6 +274,7 @@ func (o *Own) start(ctx context.Context) error {
 	os.Remove(pidFile)
 	cmd := exec.Command(o.opts.Program, "-p", o.opts.Dir, "-e", "stderr", "-c", o.ConfigFile())
 	cmd.Dir = o.opts.Dir
+	cmd.Env = environment()
 	said, says, err := os.Pipe()
 	if err != nil {
 		return err
@@ -302,6 +326,14 @@ func (o *Own) start(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// environment is what nginx gets of this process's: no token, and no line to the
+// supervisor.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "CHAINMAIL_") || strings.HasPrefix(v, "NOTIFY_SOCKET=") || strings.HasPrefix(v, "WATCHDOG_")
+	})
 }
 
 var nginxLine = regexp.MustCompile(`^(?:\d{4}/\d\d/\d\d \d\d:\d\d:\d\d |nginx: )\[(\w+)\] (?:\d+#\d+: )?(.*)$`)
@@ -398,13 +430,21 @@ func (o *Own) rotate() {
 
 // lockDir makes sure that one process at a time owns a folder.
 func lockDir(dir string) (unlock func(), err error) {
-	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if unlock, err = lockFile(filepath.Join(dir, "lock")); errors.Is(err, syscall.EWOULDBLOCK) {
+		err = fmt.Errorf("another 'chainmail lb run' uses %s: end that first, or name another folder with --dir", dir)
+	}
+	return unlock, err
+}
+
+// lockFile holds a lock that ends with this process at the latest.
+func lockFile(name string) (unlock func(), err error) {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		file.Close()
-		return nil, fmt.Errorf("another 'chainmail lb run' uses %s: end that first, or name another folder with --dir", dir)
+		return nil, err
 	}
 	return func() { file.Close() }, nil
 }

@@ -280,3 +280,47 @@ func TestOwnFolderHasOneOwner(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestOwnFolderLetsWorkersPass: a folder of its own making is no reason to have
+// nginx's workers run as root, whatever the umask; somebody's private one is.
+func TestOwnFolderLetsWorkersPass(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root has workers of another user")
+	}
+	open, err := os.MkdirTemp("/var/tmp", "lb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(open) })
+	if err := os.Chmod(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	user := func(dir string) (string, string) {
+		log := &syncBuffer{}
+		own, err := lb.NewOwn(lb.OwnOptions{Dir: dir, Program: "/bin/false", Logger: slog.New(slog.NewTextHandler(log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return own.Configure(lb.DebianNginx()).User, log.String()
+	}
+	if is, log := user(filepath.Join(open, "var", "lb")); is == "root" || log != "" {
+		t.Errorf("workers are %s's\n%s", is, log)
+	}
+	for _, dir := range []string{"var", "var/lb", "var/lb/temp", "var/lb/logs"} {
+		if info, err := os.Stat(filepath.Join(open, dir)); err != nil || info.Mode().Perm() != 0o711 {
+			t.Errorf("%s: %v %v", dir, info.Mode(), err)
+		}
+	}
+	private := filepath.Join(open, "private")
+	if err := os.Mkdir(private, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if is, log := user(filepath.Join(private, "lb")); is != "root" || !strings.Contains(log, "chmod o+x "+private) {
+		t.Errorf("workers are %s's\n%s", is, log)
+	}
+	if info, _ := os.Stat(private); info.Mode().Perm() != 0o700 {
+		t.Errorf("somebody's folder is %v now", info.Mode())
+	}
+}

@@ -315,6 +315,7 @@ func TestDNSIsRendered(t *testing.T) {
 				t.Fatal(err)
 			}
 			golden(t, "dns-"+name+".zone", text)
+			acceptedByBIND(t, string(text))
 		})
 	}
 	for want, d := range map[string]lb.DNS{

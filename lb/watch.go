@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -39,6 +40,10 @@ type Options struct {
 	// LocalAddr is the address of this machine from which a node is reached; nil:
 	// whether the cluster trusts this balancer is not checked.
 	LocalAddr func(Address) (netip.Addr, error)
+	// Connect opens a connection to a node's SMTP port, the way the balancer will;
+	// nil: whether it answers is not checked. It needs LocalAddr: a node that does not
+	// trust this balancer would take what is said for bad SMTP.
+	Connect func(context.Context, Address) (net.Conn, error)
 	// Lookup finds the addresses of members that advertise names; nil: names stand
 	// in the files.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -71,26 +76,29 @@ const (
 type Watcher struct {
 	opts     Options
 	follower follower
+	greeter  greeter
 	resolver resolver
 	liveness *Liveness
 	metrics  *metrics
 
-	told     Cluster // as a member told last
-	cluster  Cluster // as it should be balanced
-	ca       []byte
-	caAsked  time.Time
-	pair     string   // digest of the certificate for clients and its key
-	why      []string // what changed since the last installation
-	applied  string   // digest of what is in force; empty: unknown
-	pace     *rate.Limiter
-	nobody   bool   // no node takes mail
-	broken   error  // why what should be in force is not
-	failed   string // digest of what could not be installed
-	failure  error  // and why
-	retry    time.Duration
-	retryAt  time.Time
-	ready    bool
-	reminded map[string]time.Time
+	told      Cluster // as a member told last
+	cluster   Cluster // as it should be balanced
+	installed Cluster // as it is
+	trust     bool    // the nodes trust this balancer, as far as is known
+	ca        []byte
+	caAsked   time.Time
+	pair      string // digest of the certificate for clients and its key
+	renewed   bool   // and they are other ones than at the last installation
+	applied   string // digest of what is in force; empty: unknown
+	pace      *rate.Limiter
+	nobody    bool   // no node takes mail
+	broken    error  // why what should be in force is not
+	failed    string // digest of what could not be installed
+	failure   error  // and why
+	retry     time.Duration
+	retryAt   time.Time
+	ready     bool
+	reminded  map[string]time.Time
 
 	mu     sync.Mutex
 	status Status
@@ -109,10 +117,18 @@ type Status struct {
 	Trusted  *bool     `json:"trusted"`            // the nodes believe what this balancer says of clients; null: unknown
 	Mail     []string  `json:"mail"`               // nodes that get new SMTP connections
 	Web      []string  `json:"web"`                // and HTTP
+	Out      []NodeOut `json:"out"`                // those that get none, and why
 	Reloads  uint64    `json:"reloads"`            // since the start
 	Failures uint64    `json:"failures"`           // of installations, since the start
 
 	all []string // every node
+}
+
+// NodeOut is a node that gets no new connections of a service.
+type NodeOut struct {
+	Node    string `json:"node"`
+	Service string `json:"service"` // smtp or http
+	Why     Out    `json:"why"`
 }
 
 // New checks the options. It starts nothing.
@@ -142,8 +158,8 @@ func New(o Options) (*Watcher, error) {
 		pace:     rate.NewLimiter(rate.Every(o.ReloadEvery), 2),
 		follower: follower{dial: o.Dial, named: o.Peers, askers: map[string]Asker{}},
 	}
-	w.resolver.lookup = o.Lookup
-	w.status.Mail, w.status.Web = []string{}, []string{}
+	w.resolver.lookup, w.greeter.connect = o.Lookup, o.Connect
+	w.status.Mail, w.status.Web, w.status.Out = []string{}, []string{}, []NodeOut{}
 	w.metrics = newMetrics(w)
 	return w, w.metrics.register(o.Registry)
 }
@@ -151,6 +167,11 @@ func New(o Options) (*Watcher, error) {
 // Run follows the cluster until ctx ends, which is no error.
 func (w *Watcher) Run(ctx context.Context) error {
 	defer w.follower.close()
+	unlock, err := lockFile(w.opts.State + ".lock")
+	if err != nil {
+		return fmt.Errorf("another 'chainmail lb' keeps the files beside %s: end that first: %w", w.opts.State, err)
+	}
+	defer unlock()
 	w.remember()
 	tick := time.NewTicker(w.opts.Poll)
 	defer tick.Stop()
@@ -207,7 +228,7 @@ func (w *Watcher) look(ctx context.Context) error {
 		now    = time.Now() // what is seen was so now, however long the answers take
 	)
 	asking.Go(func() { a, err = w.follower.ask(ctx) })
-	probes := w.follower.probes(ctx, w.cluster.Nodes)
+	probes := w.probes(ctx)
 	asking.Wait()
 	if ctx.Err() != nil {
 		return ctx.Err() // what was seen is nothing
@@ -215,6 +236,7 @@ func (w *Watcher) look(ctx context.Context) error {
 	if err != nil {
 		if len(w.told.Nodes) > 0 { // the nodes' own words are left
 			w.update(now, judge(silent(w.told), false, probes))
+			w.tellSilence(probes)
 		}
 		return err
 	}
@@ -237,14 +259,36 @@ func (w *Watcher) look(ctx context.Context) error {
 	}
 	w.told = told
 	w.update(now, judge(told, a.cluster.Quorum, probes))
+	w.tellSilence(probes)
 	trusted := w.trusted(a, told)
+	if trusted != nil {
+		w.trust = *trusted
+	}
 	w.note(func(s *Status) {
 		s.Follows, s.Cluster, s.Epoch, s.SeenAt, s.Trusted = a.from, told.ID, a.cluster.Epoch, time.Now().UTC(), trusted
 	})
 	return nil
 }
 
-const nobodyTakesMail = "no node takes mail: the balancer passes it on as before, until one does"
+// probes asks all nodes themselves: whether they take mail, and whether it would
+// get there.
+func (w *Watcher) probes(ctx context.Context) map[string]probe {
+	var asking sync.WaitGroup
+	var failed map[string]error
+	if w.trust && w.opts.Connect != nil && len(w.opts.Layout.SMTP) > 0 {
+		asking.Go(func() { failed = w.greeter.ask(ctx, w.told.Nodes) })
+	}
+	probes := w.follower.probes(ctx, w.told.Nodes)
+	asking.Wait()
+	for name, err := range failed {
+		p := probes[name]
+		p.smtp = err
+		probes[name] = p
+	}
+	return probes
+}
+
+const nobodyTakesMail = "no node takes mail, or none can be reached from here: the balancer passes it on as before, until one does"
 
 // update debounces what is seen.
 func (w *Watcher) update(now time.Time, seen Cluster) {
@@ -253,21 +297,34 @@ func (w *Watcher) update(now time.Time, seen Cluster) {
 	} else {
 		w.good("nobody", "there are nodes that take mail again")
 	}
-	var why []string
-	w.cluster, why = w.liveness.Update(now, seen)
-	w.why = append(w.why, why...)
+	w.cluster = w.liveness.Update(now, seen)
 	w.note(func(s *Status) {
-		s.Mail, s.Web, s.all = []string{}, []string{}, nil // new ones: old ones may be read just now
+		s.Mail, s.Web, s.Out, s.all = []string{}, []string{}, []NodeOut{}, nil // new ones: old ones may be read just now
 		for _, n := range w.cluster.Nodes {
 			s.all = append(s.all, n.Name)
-			if n.Mail == In {
-				s.Mail = append(s.Mail, n.Name)
-			}
-			if n.Web == In {
-				s.Web = append(s.Web, n.Name)
+			for i, in := range []*[]string{&s.Mail, &s.Web} {
+				if why := *services[i].of(&n); why == In {
+					*in = append(*in, n.Name)
+				} else {
+					s.Out = append(s.Out, NodeOut{n.Name, services[i].name, why})
+				}
 			}
 		}
 	})
+}
+
+// tellSilence says what is wrong with the SMTP ports of nodes that are out for
+// that reason.
+func (w *Watcher) tellSilence(probes map[string]probe) {
+	for _, n := range w.cluster.Nodes {
+		key := "smtp of " + n.Name
+		if err := probes[n.Name].smtp; err != nil && n.Mail == NoSMTP {
+			w.tell(key, slog.LevelWarn, "a node is well, but its SMTP port does not answer this balancer: see the network between them, and the node's firewall and SMTP listener",
+				"node", n.Name, "address", n.SMTP.String(), "err", err.Error())
+		} else if n.Mail == In {
+			delete(w.reminded, key)
+		}
+	}
 }
 
 // trusted checks that the nodes expect PROXY headers from this balancer: from
@@ -376,9 +433,7 @@ func (w *Watcher) certificates() string {
 		h.Write(text)
 	}
 	pair := hex.EncodeToString(h.Sum(nil))
-	if w.pair != "" && w.pair != pair {
-		w.why = append(w.why, "the certificate for clients is another one")
-	}
+	w.renewed = w.renewed || w.pair != "" && w.pair != pair
 	w.pair = pair
 	return pair
 }
@@ -398,12 +453,9 @@ func digest(files []File, certificates string) string {
 func (w *Watcher) install(ctx context.Context, files []File) error {
 	want, now := digest(files, w.certificates()), time.Now()
 	if want == w.applied && inPlace(files) {
-		w.failed, w.why = "", nil
+		w.failed = ""
 		w.inForce()
 		return nil
-	}
-	if want == w.applied && len(w.why) == 0 {
-		w.why = append(w.why, "somebody else changed the files")
 	}
 	switch {
 	case want == w.failed && now.Before(w.retryAt):
@@ -412,6 +464,7 @@ func (w *Watcher) install(ctx context.Context, files []File) error {
 		w.note(func(s *Status) { s.Current = false })
 		return nil
 	}
+	why := w.reason(want)
 	err := w.opts.Install.Install(ctx, files)
 	switch {
 	case ctx.Err() != nil:
@@ -424,11 +477,11 @@ func (w *Watcher) install(ctx context.Context, files []File) error {
 		w.failed, w.failure, w.retryAt = want, err, time.Now().Add(w.retry)
 		w.metrics.reloads.WithLabelValues("failed").Inc()
 		w.note(func(s *Status) { s.Failures++ })
-		w.opts.Logger.Error("the new configuration is not in force, the one before is", "why", strings.Join(w.why, "; "), "retry_in", w.retry.String(), "err", err.Error())
+		w.opts.Logger.Error("the new configuration is not in force, the one before is", "why", why, "retry_in", w.retry.String(), "err", err.Error())
 		return err
 	}
-	w.opts.Logger.Info("the balancer has a new configuration", "why", reason(w.why), "files", paths(files))
-	w.applied, w.failed, w.why, w.retry = want, "", nil, 0
+	w.opts.Logger.Info("the balancer has a new configuration", "why", why, "files", paths(files))
+	w.applied, w.failed, w.retry = want, "", 0
 	w.metrics.reloads.WithLabelValues("done").Inc()
 	w.metrics.lastReload.SetToCurrentTime()
 	w.save()
@@ -437,7 +490,16 @@ func (w *Watcher) install(ctx context.Context, files []File) error {
 	return nil
 }
 
-func reason(why []string) string {
+// reason tells why there is a new configuration: what is other than in the one
+// in force, and not all that came and went in between.
+func (w *Watcher) reason(want string) string {
+	if want == w.applied {
+		return "somebody else changed the files"
+	}
+	why := w.cluster.since(w.installed)
+	if w.renewed {
+		why = append(why, "the certificate for clients is another one")
+	}
 	if len(why) == 0 {
 		return "it was another one"
 	}
@@ -464,6 +526,7 @@ func inPlace(files []File) bool {
 
 // inForce is called when the configuration in force is the one that should be.
 func (w *Watcher) inForce() {
+	w.installed, w.renewed = w.cluster, false
 	w.note(func(s *Status) { s.Ready, s.Current = true, true })
 	if !w.ready {
 		w.ready = true
@@ -537,6 +600,6 @@ func (w *Watcher) Status() Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.status
-	s.Mail, s.Web = slices.Clone(s.Mail), slices.Clone(s.Web)
+	s.Mail, s.Web, s.Out = slices.Clone(s.Mail), slices.Clone(s.Web), slices.Clone(s.Out)
 	return s
 }

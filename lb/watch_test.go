@@ -35,10 +35,14 @@ type world struct {
 	ca    []byte
 	dns   map[string]string
 	also  map[string]string // further addresses, of whom
+	// smtp is how the SMTP ports of nodes are: "" well, "cut" (packets vanish),
+	// "refused", "mute", or a greeting; visits how often they were asked.
+	smtp   map[string]string
+	visits map[string]int
 }
 
 func newWorld(answer api.Cluster) *world {
-	return &world{answer: answer, views: map[string]api.Cluster{}, nodes: map[string]string{}, asked: map[string]int{}, ca: []byte("CA\n")}
+	return &world{answer: answer, views: map[string]api.Cluster{}, nodes: map[string]string{}, asked: map[string]int{}, ca: []byte("CA\n"), smtp: map[string]string{}, visits: map[string]int{}}
 }
 
 // lookup is a DNS.
@@ -230,6 +234,7 @@ func startWith(t *testing.T, world *world, dir string, layout lb.Layout, peers .
 		Layout: layout, Render: short(file), Peers: peers, Dial: world.dial, Install: b.installer,
 		State: file + ".state", Logger: slog.New(slog.NewTextHandler(b.log, nil)), Registry: b.registry,
 		Lookup:    world.lookup,
+		Connect:   world.connect,
 		LocalAddr: func(lb.Address) (netip.Addr, error) { return netip.MustParseAddr("192.0.2.10"), nil },
 	})
 	if err != nil {
@@ -621,11 +626,18 @@ func TestWatchReloadsForARenewedCertificate(t *testing.T) {
 		if b.count() != 2 || !strings.Contains(b.log.String(), "the certificate for clients is another one") {
 			t.Errorf("%d installations\n%s", b.count(), b.log)
 		}
+		b.world.change(func() { b.nodes["c"] = api.StateFull })
+		b.expect(t, 10*time.Second, "mail ab, web abc")
+		if got := strings.Count(b.log.String(), "the certificate for clients is another one"); got != 1 {
+			t.Errorf("told %d times", got)
+		}
+		b.world.change(func() { b.nodes["c"] = "" })
+		b.expect(t, 10*time.Second, "mail abc, web abc")
 		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
 		b.expect(t, time.Minute, "mail abc, web abc")
-		if b.count() != 2 {
+		if b.count() != 4 {
 			t.Errorf("%d installations after it is gone", b.count())
 		}
 	})

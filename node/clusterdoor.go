@@ -102,7 +102,7 @@ func (d clusterDoor) Drain(ctx context.Context, name string) (api.Changed, error
 		}
 	}
 	epoch, err := d.members.SetState(ctx, name, ring.Draining)
-	return changed(epoch, err, name+" takes no new mail since epoch %d, hands over what others must keep, and then leaves the cluster by itself")
+	return changed(epoch, err, name+" leaves since epoch %d: it takes mail a while more, so that balancers lead its clients elsewhere, hands over what others must keep, and then goes by itself")
 }
 
 // CancelDrain lets a member that drains stay.
@@ -147,10 +147,44 @@ func (t tokens) Check(secret string) (api.Token, error) { return t.members.Check
 // List is every API token there is.
 func (t tokens) List() []api.Token { return t.members.APITokens() }
 
-// Make makes an API token for all nodes.
+// Make makes an API token for all nodes. It returns when they know it: behind a
+// balancer nobody chooses which of them answers.
 func (t tokens) Make(ctx context.Context, r api.TokenRequest) (api.Token, error) {
 	made, err := t.members.AddAPIToken(ctx, r.Name, r.Scope, r.ExpiresAt)
+	if err == nil {
+		t.unaware(ctx)
+	}
 	return made, refused(err)
+}
+
+// tellTimeout is how long a change waits until all members know of it. They say
+// so by gossip, several times a second.
+const tellTimeout = 2 * time.Second
+
+// unaware waits until all living members know what this node knows of the
+// cluster, and returns those that do not.
+func (t tokens) unaware(ctx context.Context) (names []string) {
+	view, began := t.members.View(), time.Now()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		names = names[:0]
+		waiting := false
+		for _, m := range view.Members {
+			if l := t.members.Liveness(m.Name); !l.Alive || l.Epoch < view.Epoch {
+				names = append(names, m.Name)
+				waiting = waiting || l.Alive
+			}
+		}
+		if !waiting || time.Since(began) > tellTimeout {
+			return names
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return names
+		}
+	}
 }
 
 // Revoke ends an API token, and names the members that have not heard of it.
@@ -160,13 +194,7 @@ func (t tokens) Revoke(ctx context.Context, id string) (api.Changed, error) {
 		return api.Changed{}, refused(err)
 	}
 	message := fmt.Sprintf("token %s opens nothing any more since epoch %d", id, epoch)
-	var deaf []string
-	for _, m := range t.members.View().Members {
-		if !t.members.Alive(m.Name) {
-			deaf = append(deaf, m.Name)
-		}
-	}
-	if len(deaf) > 0 {
+	if deaf := t.unaware(ctx); len(deaf) > 0 {
 		message += "; not reached, and to be told when they are back: " + strings.Join(deaf, ", ")
 	}
 	return api.Changed{Epoch: uint64(epoch), Message: message}, nil

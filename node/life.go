@@ -47,7 +47,11 @@ func (n *Node) step(ctx context.Context) error {
 	view := n.members.View()
 	me, ok := view.Member(n.config.Name)
 	if !ok || n.members.Removed() {
-		return errors.Join(n.strangerError(), n.rememberRemoval())
+		err := n.rememberRemoval()
+		if n.handed && err == nil { // the answer to its own request was lost
+			return n.leave()
+		}
+		return errors.Join(n.strangerError(), err)
 	}
 	err := n.tellAddresses()
 	n.noteLeaving(me.State == ring.Draining)
@@ -140,36 +144,77 @@ func (n *Node) finishJoining(ctx context.Context, view ring.View) error {
 // noteLeaving keeps since when the node is drained. A cancelled drain that begins
 // again gives the clients their time again.
 func (n *Node) noteLeaving(drained bool) {
-	if !drained {
-		n.leaving.Store(0)
-	} else if n.leaving.CompareAndSwap(0, time.Now().UnixNano()) {
+	now := time.Now()
+	switch {
+	case !drained:
+		n.leaving.Store(nil)
+		n.sluice.open()
+		n.handed = false
+	case n.leaving.CompareAndSwap(nil, &now):
 		n.log.Info("draining: new mail is taken for a while longer, so that balancers can lead clients elsewhere", slog.Duration("leave_grace", n.graceLeft()))
 	}
 }
 
-// graceLeft is how long a node that is drained still takes mail.
+// resumeLeaving is for a node that starts while it is drained: its clients are
+// elsewhere by now, and it may have been taken out before it died, without having
+// heard of it. So it takes no mail.
+func (n *Node) resumeLeaving() {
+	if me, ok := n.members.View().Member(n.config.Name); ok && me.State == ring.Draining {
+		over := time.Now().Add(-time.Duration(n.config.Limits.LeaveGrace))
+		n.leaving.Store(&over)
+	}
+}
+
+// graceLeft is how long a node that is drained still takes mail; below 0 for how
+// long it has taken none.
 func (n *Node) graceLeft() time.Duration {
-	return time.Until(time.Unix(0, n.leaving.Load())) + time.Duration(n.config.Limits.LeaveGrace)
+	grace := time.Duration(n.config.Limits.LeaveGrace)
+	if began := n.leaving.Load(); began != nil {
+		grace -= time.Since(*began)
+	}
+	return grace
 }
 
 // finishDraining takes the node out once its clients had time to go elsewhere
-// and the others hold all that it holds.
+// and the others hold all that it holds. Mail that is still coming in then has as
+// long as when a node stops; what comes to its end later is not acknowledged, or
+// a client that is slow on purpose could hold the node for days.
 func (n *Node) finishDraining(ctx context.Context, view ring.View) error {
 	if left := n.graceLeft(); left > 0 {
 		return fmt.Errorf("clients have %v more to go elsewhere", left)
 	}
-	left := notHanded(view, n.config.Name, n.archive.Logs(), n.known())
-	if left > 0 {
-		return fmt.Errorf("%s not yet on all the nodes that must keep them", receipts(left))
+	if err := n.handedOver(view); err != nil {
+		return err
 	}
-	if n.archive.Stats().InFlight > 0 {
+	if n.archive.Stats().InFlight > 0 && n.graceLeft() > -time.Duration(n.config.Limits.DrainTimeout) {
 		return errors.New("mail is still coming in")
 	}
+	// From here on nothing is acknowledged that the others might not have: what
+	// was is looked at once more.
+	if waiting := n.sluice.close(); waiting > 0 {
+		return fmt.Errorf("mails that wait for their copies: %d", waiting)
+	}
+	if err := n.handedOver(view); err != nil {
+		return err
+	}
+	n.handed = true
 	if _, err := n.members.RemoveDrained(ctx); err != nil { // refused when the drain was called off meanwhile
 		return err
 	}
+	return n.leave()
+}
+
+func (n *Node) leave() error {
 	n.log.Info("drained: this node has left the cluster; every mail it held is on the others", slog.String("data_dir", n.config.DataDir))
 	return errLeft
+}
+
+// handedOver says what this node holds and others that must keep it do not.
+func (n *Node) handedOver(view ring.View) error {
+	if left := notHanded(view, n.config.Name, n.archive.Logs(), n.known()); left > 0 {
+		return fmt.Errorf("%s not yet on all the nodes that must keep them", receipts(left))
+	}
+	return nil
 }
 
 // settle decides before the first mail in which log the node goes on: its

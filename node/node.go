@@ -47,9 +47,11 @@ type Node struct {
 	started  time.Time
 	state    atomic.Value // string, one of api.State…
 
-	differ  atomic.Uint64 // stretches of which the last comparison found other contents on another node
-	leaving atomic.Int64  // when the node saw that it is drained, in nanoseconds of Unix time; 0: it is not
-	cut     []record.Log  // what a joining node must hold to be active; nil: not known yet
+	differ  atomic.Uint64             // stretches of which the last comparison found other contents on another node
+	leaving atomic.Pointer[time.Time] // when the node saw that it is drained; nil: it is not
+	sluice  sluice
+	handed  bool         // others hold all that it held when it asked to be taken out; for live
+	cut     []record.Log // what a joining node must hold to be active; nil: not known yet
 	members *membership.Membership
 	archive *archive.Archive // nil on a witness, like all that follows but http
 	chain   *chain.Chain
@@ -116,6 +118,7 @@ func (n *Node) Run(ctx context.Context) error {
 		parts = append(parts, part{"HTTP", n.http.Run}, part{"SMTP", n.smtp.Run}, part{"place in the cluster", n.live},
 			part{"comparison", n.compareForEver}, part{"readiness", n.beReady})
 	}
+	n.resumeLeaving()
 	err := runStack(ctx, parts)
 	if errors.Is(err, errLeft) {
 		err = nil
@@ -207,7 +210,7 @@ func (n *Node) accepting() error {
 	if n.state.Load() == api.StateStarting {
 		return smtpd.ErrStarting
 	}
-	if n.leaving.Load() != 0 && n.graceLeft() <= 0 {
+	if n.leaving.Load() != nil && n.graceLeft() <= 0 {
 		return smtpd.ErrLeaving
 	}
 	return n.archive.Accepting()

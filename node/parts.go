@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"time"
@@ -117,9 +118,31 @@ func (n *Node) beginImport(ctx context.Context) (httpd.Draft, error) {
 		return nil, errWitnessImport
 	}
 	if err := n.accepting(); err != nil {
-		return nil, err
+		return nil, importRefused(err)
 	}
-	return n.newDraft(ctx), nil
+	return importDraft{n.newDraft(ctx)}, nil
+}
+
+// importDraft is a draft whose refusals HTTP understands.
+type importDraft struct{ *draft }
+
+func (d importDraft) Commit(e record.Envelope) (record.Receipt, error) {
+	r, err := d.draft.Commit(e)
+	return r, importRefused(err)
+}
+
+// importRefused gives what the node says to mail servers its HTTP status.
+func importRefused(err error) error {
+	var hint string
+	switch {
+	case errors.Is(err, smtpd.ErrLeaving):
+		hint = "import on another member: what was imported so far stays"
+	case errors.Is(err, smtpd.ErrStarting), errors.Is(err, smtpd.ErrShort):
+		hint = "repeat later: what was imported so far stays"
+	default:
+		return err
+	}
+	return &httpd.StatusError{Code: http.StatusServiceUnavailable, Text: err.Error(), Hint: hint}
 }
 
 func (n *Node) smtpOptions() (smtpd.Options, error) {

@@ -5,7 +5,7 @@ set -euo pipefail
 
 build=(gcc libc6-dev)
 balancer=(nginx libnginx-mod-stream)
-test=(postfix swaks "${balancer[@]}" haproxy keepalived nftables iproute2 python3 'libpython3.*-testsuite' spamassassin)
+test=(postfix swaks "${balancer[@]}" haproxy keepalived bind9-utils nftables iproute2 python3 'libpython3.*-testsuite' spamassassin)
 package=(debootstrap systemd-container iproute2 man-db lintian rpm)
 
 case ${1:-} in

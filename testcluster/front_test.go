@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"os"
 	"slices"
 	"strings"
@@ -26,8 +28,10 @@ type front struct {
 	*local.Processes
 	t     *testing.T
 	names []string
-	acked bytes.Buffer // SHA-256 of all mail that was acknowledged; under mu while a load runs
-	mu    sync.Mutex
+	// follow lets the balancer learn of nodes that join; nil: it does so always.
+	follow func()
+	acked  bytes.Buffer // SHA-256 of all mail that was acknowledged; under mu while a load runs
+	mu     sync.Mutex
 }
 
 // newFront starts nodes a, b … behind an nginx, which "chainmail lb run" owns.
@@ -187,6 +191,13 @@ func (f *front) even(before, after map[string]int) {
 	}
 }
 
+// greeting asks for one by way of the balancer.
+func (f *front) greeting(ctx context.Context) error {
+	return greeting(ctx, f.Addr(local.Balancer, "smtp"), func(ctx context.Context, addr string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	})
+}
+
 // connections counts the clients of a node.
 func (f *front) connections(name string) (n int) {
 	f.t.Helper()
@@ -229,7 +240,8 @@ func TestFront(t *testing.T) {
 
 // takesMail: clients have one address. Mail is spread evenly; the death of a node
 // costs those sessions only that were open on it; a drain costs nothing; a node
-// that joins gets its share; and receipts name the clients.
+// that joins gets its share; and receipts name the clients. source is Postfix' client
+// program, or empty to do without.
 func (f *front) takesMail(t *testing.T, source string) {
 	target := f.Addr(local.Balancer, "smtp")
 
@@ -251,6 +263,9 @@ func (f *front) takesMail(t *testing.T, source string) {
 		// A light load: under a heavy one a node that is slower gets less, as it should.
 		f.load(load.Options{Sessions: 12, PerSession: 3, Count: 600, Rate: 300})
 		f.even(before, f.taken())
+		if source == "" {
+			return
+		}
 		before = f.taken()
 		if out := sends(t, nil, source, "-s", "60", "-R", "1", "-m", "600", "-l", "3000", "-f", "a@example.com", "-t", "b@example.com", target); out != "" {
 			t.Errorf("smtp-source says %s", out)
@@ -267,8 +282,13 @@ func (f *front) takesMail(t *testing.T, source string) {
 		if err := f.Kill("b"); err != nil {
 			t.Fatal(err)
 		}
-		r := <-done
-		t.Logf("%d sessions were open on b; %d sessions broke; no mail was taken for %.0f ms at most", open, r.Reconnects, r.LongestGap)
+		newcomers := newPulse(t, f.greeting)
+		r, seen := <-done, newcomers.end()
+		t.Logf("%d sessions were open on b; %d sessions broke; no mail was taken for %.0f ms at most; %d newcomers were greeted within %v",
+			open, r.Reconnects, r.LongestGap, seen.answered, seen.slowest.Round(time.Millisecond))
+		if len(seen.failures) > 0 {
+			t.Errorf("clients that came after the death of a node noticed it: %q", seen.failures)
+		}
 		if open == 0 || r.Reconnects > open || r.Unanswered > open || r.GivenUp+r.Refused+r.Tempfailed > 0 {
 			t.Errorf("more than the %d sessions of the dead node were harmed: %+v", open, r)
 		}
@@ -298,6 +318,9 @@ func (f *front) takesMail(t *testing.T, source string) {
 		f.check(f.names...)
 	})
 	t.Run("join", func(t *testing.T) {
+		if f.follow != nil {
+			f.follow()
+		}
 		done := make(chan load.Report, 1)
 		go func() {
 			done <- f.load(load.Options{Sessions: 8, PerSession: 1, Rate: 80, Duration: 7 * time.Second})
@@ -332,16 +355,18 @@ func (f *front) sticks(t *testing.T) {
 		})
 		c.Close()
 	}
-	// ask tells which node answers a session; each time over a new connection.
-	ask := func(cookie string) string {
+	// ask tells which node answers; each time over a new connection.
+	ask := func(client *http.Client, cookie string) string {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+f.Addr(local.Balancer, "http")+"/api/v1/status", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(secret))
-		req.AddCookie(&http.Cookie{Name: "chainmail_session", Value: cookie})
+		if cookie != "" {
+			req.AddCookie(&http.Cookie{Name: "chainmail_session", Value: cookie})
+		}
 		req.Close = true
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := client.Do(req)
 		if err != nil {
 			t.Fatalf("session %s: %v", cookie, err)
 		}
@@ -355,7 +380,7 @@ func (f *front) sticks(t *testing.T) {
 	sessions := map[string][]string{} // by node
 	for i := range 20 {
 		cookie := fmt.Sprintf("session-%d", i)
-		node := ask(cookie)
+		node := ask(http.DefaultClient, cookie)
 		sessions[node] = append(sessions[node], cookie)
 	}
 	t.Logf("sessions: %v", sessions)
@@ -364,21 +389,49 @@ func (f *front) sticks(t *testing.T) {
 	}
 	for node, cookies := range sessions {
 		for _, cookie := range cookies {
-			if again := ask(cookie); again != node {
+			if again := ask(http.DefaultClient, cookie); again != node {
 				t.Errorf("%s was on %s and is on %s", cookie, node, again)
 			}
 		}
 	}
+	// browsers keep what cookies they are given, and have no session yet.
+	browsers := map[string]*http.Client{} // by the node that answered
+	for range 50 {
+		jar, err := cookiejar.New(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		browser := &http.Client{Jar: jar}
+		browsers[ask(browser, "")] = browser
+	}
+	for node, browser := range browsers {
+		for range 5 {
+			if again := ask(browser, ""); again != node {
+				t.Errorf("a browser was on %s and is on %s", node, again)
+			}
+		}
+	}
 	dies := "b"
-	if sessions[dies] == nil {
+	if sessions[dies] == nil || browsers[dies] == nil {
 		dies = "c"
 	}
 	if err := f.Kill(dies); err != nil {
 		t.Fatal(err)
 	}
+	for node, browser := range browsers {
+		next := ask(browser, "")
+		if next == dies || node != dies && next != node {
+			t.Errorf("a browser was on %s and is on %s after the death of %s", node, next, dies)
+		}
+		for range 5 {
+			if again := ask(browser, ""); again != next {
+				t.Errorf("a browser whose node died went on at %s and is on %s", next, again)
+			}
+		}
+	}
 	for node, cookies := range sessions {
 		for _, cookie := range cookies {
-			switch now := ask(cookie); {
+			switch now := ask(http.DefaultClient, cookie); {
 			case now == dies:
 				t.Errorf("%s is answered by a dead node", cookie)
 			case node != dies && now != node:

@@ -1,18 +1,22 @@
 package testcluster_test
 
 import (
-	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
 	"net"
-	"net/netip"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"chainmail/node"
+	"chainmail/node/api"
 	"chainmail/testcluster/local"
 	"chainmail/testcluster/support"
 )
@@ -24,50 +28,39 @@ const balancerAddress = "127.0.0.2"
 // haproxy is an HAProxy that runs.
 type haproxy struct {
 	program string
-	config  string // as chainmail makes it
-	adapted string // as it runs here
+	config  string
 	log     string
 	cmd     *exec.Cmd
 	ended   chan struct{}
 }
 
-// adaption makes Debian's HAProxy one that meets no other on the machine: a script
-// for sed.
-func (h *haproxy) adaption() string {
-	script := fmt.Sprintf("s|/run/haproxy/|%s/|\ns|^\tlog \"/dev/log\"|\tlog stdout format raw|\n", filepath.Dir(h.config))
-	if os.Geteuid() != 0 {
-		script += "/^\t\\(user\\|group\\) /d\n"
-	}
-	return script
-}
-
 // newHAProxy is an HAProxy that does not run yet.
 func newHAProxy(t *testing.T, log string) *haproxy {
 	t.Helper()
-	dir := support.ShortDir(t)
-	h := &haproxy{
+	return &haproxy{
 		program: lookFor(t, "haproxy", "haproxy"), log: log, ended: make(chan struct{}),
-		config: filepath.Join(dir, "haproxy.cfg"), adapted: filepath.Join(dir, "adapted.cfg"),
+		config: filepath.Join(support.ShortDir(t), "haproxy.cfg"),
 	}
-	writeFile(t, filepath.Join(dir, "adapt"), h.adaption())
-	return h
 }
 
-// adapt is a shell command for what stands between the file and HAProxy.
-func (h *haproxy) adapt() string {
-	return fmt.Sprintf("sed -f %s/adapt %s > %s", filepath.Dir(h.config), h.config, h.adapted)
+// flags make it one that meets no other on the machine.
+func (h *haproxy) flags() []string {
+	user := "none"
+	if os.Geteuid() == 0 {
+		user = "haproxy"
+	}
+	return []string{"--haproxy-user", user, "--haproxy-log", "stdout", "--haproxy-socket", filepath.Join(filepath.Dir(h.config), "admin.sock")}
 }
 
 // start runs it as Debian's service does, until the end of the test.
 func (h *haproxy) start(t *testing.T) {
 	t.Helper()
-	sends(t, nil, "sh", "-c", h.adapt())
 	log, err := os.OpenFile(h.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	h.cmd = exec.Command(h.program, "-W", "-f", h.adapted)
+	h.cmd = exec.Command(h.program, "-W", "-f", h.config)
 	h.cmd.Stdout, h.cmd.Stderr = log, log
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its workers too, in which the end of the master may come late
 	if err := h.cmd.Start(); err != nil {
@@ -120,15 +113,13 @@ func (f *front) introduce(address string) (tokenFile string) {
 	return tokenFile
 }
 
-// startHAProxy puts HAProxy in front, which "chainmail lb watch" keeps as the
-// cluster is.
+// startHAProxy puts HAProxy in front, with a file that "chainmail lb haproxy" made.
 func (f *front) startHAProxy() {
 	f.t.Helper()
 	h := newHAProxy(f.t, f.LogFile(local.Balancer))
-	flags := []string{
+	flags := append(h.flags(),
 		"--token-file", f.introduce(balancerAddress), "--source-address", balancerAddress,
-		"--smtp", f.Addr(local.Balancer, "smtp"), "--http", f.Addr(local.Balancer, "http"),
-	}
+		"--smtp", f.Addr(local.Balancer, "smtp"), "--http", f.Addr(local.Balancer, "http"))
 	for _, name := range f.names {
 		flags = append(flags, "--peer", f.Addr(name, "http"))
 	}
@@ -136,10 +127,16 @@ func (f *front) startHAProxy() {
 		f.t.Fatalf("lb haproxy: %v\n%s", err, out)
 	}
 	h.start(f.t)
-	f.greets()
+	eventually(f.t, 20*time.Second, "the balancer greets", func() bool { return f.greeting(f.t.Context()) == nil })
+	f.follow = func() { f.watchHAProxy(h, flags) }
+}
+
+// watchHAProxy keeps its file as the cluster is.
+func (f *front) watchHAProxy(h *haproxy, flags []string) {
+	f.t.Helper()
 	watch := chainmail(f.t, append([]string{
 		"lb", "watch", "--out", "haproxy=" + h.config,
-		"--check", h.program + " -c -q -f {}", "--reload", fmt.Sprintf("%s && kill -USR2 %d", h.adapt(), h.cmd.Process.Pid),
+		"--check", h.program + " -c -q -f {}", "--reload", fmt.Sprintf("kill -USR2 %d", h.cmd.Process.Pid),
 	}, flags...)...)
 	log, err := os.OpenFile(f.LogFile(local.Balancer), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
@@ -158,28 +155,11 @@ func (f *front) startHAProxy() {
 	})
 }
 
-// greets waits until a node greets clients by way of the balancer.
-func (f *front) greets() {
-	f.t.Helper()
-	eventually(f.t, 20*time.Second, "the balancer greets", func() bool {
-		conn, err := net.DialTimeout("tcp", f.Addr(local.Balancer, "smtp"), time.Second)
-		if err != nil {
-			return false
-		}
-		defer conn.Close()
-		b := make([]byte, 3)
-		_ = conn.SetDeadline(time.Now().Add(time.Second))
-		_, err = conn.Read(b)
-		return err == nil && string(b) == "220"
-	})
-}
-
 func TestHAProxy(t *testing.T) {
-	source := lookFor(t, "smtp-source", "postfix")
 	lookFor(t, "haproxy", "haproxy")
 	f := newNodes(t, 3)
 	f.startHAProxy()
-	f.takesMail(t, source)
+	f.takesMail(t, "")
 }
 
 func TestHAProxyHTTP(t *testing.T) {
@@ -189,8 +169,139 @@ func TestHAProxyHTTP(t *testing.T) {
 	f.sticks(t)
 }
 
-var (
-	_ = netip.Addr{}
-	_ = context.Background
-	_ = strings.Cut
-)
+// awaitAddress waits until the cluster knows which port the system gave to a node,
+// and returns its SMTP port.
+func awaitAddress(t *testing.T, n support.Node) (port string) {
+	t.Helper()
+	eventually(t, 10*time.Second, "the cluster knows the node's address", func() bool {
+		view, err := n.Cluster(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, port, err = net.SplitHostPort(view.Members[0].Addresses["smtp"]); err != nil {
+			t.Fatal(err)
+		}
+		return port != "0"
+	})
+	return port
+}
+
+// TestHAProxyTLS: clients may begin with TLS, for mail, which the node ends, and
+// for HTTP, which HAProxy ends.
+func TestHAProxyTLS(t *testing.T) {
+	h := newHAProxy(t, filepath.Join(t.TempDir(), "log"))
+	c := config(t)
+	dir := filepath.Dir(c.DataDir)
+	cert, key := makeCertificate(t, dir)
+	secret, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := filepath.Join(dir, "both.pem")
+	writeFile(t, both, string(public)+string(secret))
+	implicit := support.FreeAddr(t)
+	c.Connectors = append(c.Connectors, node.Connector{Name: "implicit", Listen: implicit, TLS: node.TLS{Mode: node.TLSImplicit, Cert: cert, Key: key}})
+	n := support.Start(t, c.Complete())
+	awaitAddress(t, n)
+	balancers := []string{balancerAddress}
+	if _, err := n.SetPolicies(t.Context(), api.PolicyChange{Balancers: &balancers}); err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(implicit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	smtp, smtps, web := support.FreeAddr(t), support.FreeAddr(t), support.FreeAddr(t)
+	args := append([]string{
+		"lb", "haproxy", "-o", h.config, "--data-dir", c.DataDir, "--source-address", balancerAddress,
+		"--smtp", smtp, "--smtps", smtps, "--smtps-port", port, "--http", web, "--http-cert", both,
+	}, h.flags()...)
+	if out, err := chainmail(t, args...).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Fatalf("lb haproxy: %v\n%s", err, out)
+	}
+	h.start(t)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(public)
+	trusting := &tls.Config{RootCAs: roots, ServerName: "localhost"}
+	eventually(t, 10*time.Second, "HAProxy sees the node", func() bool {
+		conn, err := tls.Dial("tcp", smtps, trusting)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+
+	conn, err := tls.Dial("tcp", smtps, trusting)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := support.Greet(t, conn, "EHLO client.example")
+	msg := client.Data(crlf(peerText("mail over TLS, by way of HAProxy")), 1, 1)
+	r := receipts(t, n, msg)
+	if got, want := r[0].Client, conn.LocalAddr().String(); got != want || r[0].TLS == "" {
+		t.Errorf("the receipt says that the client was %s, over %q, want %s, over TLS", got, r[0].TLS, want)
+	}
+
+	browser := &http.Client{Transport: &http.Transport{TLSClientConfig: trusting, ForceAttemptHTTP2: true}}
+	defer browser.CloseIdleConnections()
+	resp, err := browser.Get("https://" + web + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK || resp.ProtoMajor != 2 {
+		t.Errorf("the console over TLS: %s over %s", resp.Status, resp.Proto)
+	}
+	for _, cookie := range resp.Cookies() {
+		if cookie.Name == "chainmail_node" && (!cookie.Secure || !cookie.HttpOnly) {
+			t.Errorf("the cookie %s is not for TLS and HTTP alone", cookie)
+		}
+	}
+}
+
+// TestHAProxyVerifies: a node is one when the cluster's CA says so.
+func TestHAProxyVerifies(t *testing.T) {
+	h := newHAProxy(t, filepath.Join(t.TempDir(), "log"))
+	c := config(t)
+	awaitAddress(t, support.Start(t, c))
+	foreign, _ := makeCertificate(t, filepath.Dir(c.DataDir))
+	smtp, web := support.FreeAddr(t), support.FreeAddr(t)
+	if out, err := chainmail(t, append([]string{
+		"lb", "haproxy", "-o", h.config, "--data-dir", c.DataDir, "--smtp", smtp, "--http", web,
+	}, h.flags()...)...).CombinedOutput(); err != nil {
+		t.Fatalf("lb haproxy: %v\n%s", err, out)
+	}
+	public, err := os.ReadFile(foreign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, h.config+".ca.pem", string(public))
+	h.start(t)
+	eventually(t, 10*time.Second, "HAProxy answers", func() bool {
+		resp, err := http.Get("http://" + web + "/readyz")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusServiceUnavailable {
+			t.Fatalf("HAProxy passes requests to a node of another CA: %s", resp.Status)
+		}
+		return true
+	})
+	eventually(t, 10*time.Second, "no mail is passed to a node of another CA", func() bool {
+		conn, err := net.DialTimeout("tcp", smtp, time.Second)
+		if err != nil {
+			return false
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		_, err = conn.Read(make([]byte, 1))
+		return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
+	})
+}

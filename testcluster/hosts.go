@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"testing"
+	"time"
 
 	"chainmail/testcluster/local"
 	"chainmail/testcluster/netns"
@@ -48,9 +49,16 @@ type onHosts struct {
 func (p onHosts) dial(ctx context.Context, name string) (net.Conn, error) {
 	addr, elsewhere := p.reach[name]
 	if !elsewhere {
-		addr = p.Addr(name, "smtp")
+		return p.Dial(ctx, local.Client, p.Addr(name, "smtp"))
 	}
-	return p.Dial(ctx, local.Client, addr)
+	conn, err := p.Dial(ctx, local.Client, addr)
+	if err != nil {
+		return nil, err
+	}
+	// Who waits for an answer from an address that has changed its host learns by
+	// this alone that nobody there knows the connection.
+	keepAlive := net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}
+	return conn, conn.(*net.TCPConn).SetKeepAliveConfig(keepAlive)
 }
 
 // StartBalancer puts a balancer in front of all nodes. Mail is sent to it by the

@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"chainmail/lb"
 	"chainmail/node/api"
 	"chainmail/node/client"
 	"chainmail/testcluster"
@@ -53,6 +56,9 @@ func TestTwoNetworks(t *testing.T) {
 		// says is what the status of a and of c tells of it; empty: all is well for
 		// the nodes, who speak on the chain network.
 		says, saysC string
+		// leaves is the node that the balancer does not reach: it leaves its
+		// configuration, and from then on no client waits for it.
+		leaves string
 		// most is the longest time without an accepted mail that is forgiven, on a
 		// machine that does much else.
 		most time.Duration
@@ -60,32 +66,41 @@ func TestTwoNetworks(t *testing.T) {
 		{
 			"the nodes' network of one is cut", func() error { return cutOff(c.Lab, netns.Chain, "c", "a", "b") },
 			"a", "c", "chain",
-			"c: unreachable", "there is no leader", 10 * time.Second,
+			"c: unreachable", "there is no leader", "", 10 * time.Second,
 		},
 		{
 			"the clients' network of one is cut", func() error { return c.Lab.Isolate(netns.Front, "c") },
 			local.Balancer, "c", "smtp",
-			"", "", 10 * time.Second,
+			"", "", "c", 10 * time.Second,
 		},
 		{
 			"the chain cable of one is pulled", func() error { return c.Lab.Unplug(netns.Chain, "b") },
 			"a", "b", "chain",
-			"b: unreachable", "b: unreachable", 10 * time.Second,
+			"b: unreachable", "b: unreachable", "", 10 * time.Second,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.leaves != "" {
+				expectBalanced(t, c, tt.leaves, true) // after what was before
+			}
 			traffic := begin(t, c)
 			time.Sleep(2 * time.Second)
 			before := c.Acknowledged()
+			begun := time.Now()
 			if err := tt.harm(); err != nil {
 				t.Fatal(err)
 			}
-			begun := time.Now()
 			expectNoWay(t, c, tt.from, c.Processes.Addr(tt.to, tt.service))
 			for name, want := range map[string]string{"a": tt.says, "c": tt.saysC} {
 				if want != "" {
 					expectStatus(t, c, name, want)
 				}
+			}
+			var left time.Time
+			if tt.leaves != "" {
+				expectBalanced(t, c, tt.leaves, false)
+				left = time.Now()
+				time.Sleep(2 * time.Second) // at least
 			}
 			time.Sleep(time.Until(begun.Add(8 * time.Second)))
 			if tt.says == "" {
@@ -94,9 +109,21 @@ func TestTwoNetworks(t *testing.T) {
 			during := c.Acknowledged() - before
 			c.Heal()
 			healed := time.Now()
+			if tt.leaves != "" {
+				t.Logf("%s left the balancer's configuration %v after it", tt.leaves, left.Sub(begun).Round(10*time.Millisecond))
+				expectBalanced(t, c, tt.leaves, true)
+				t.Logf("and was in it again %v after the end of it", time.Since(healed).Round(10*time.Millisecond))
+			}
 			c.Eventually(30*time.Second, "all is green", func() error { return notGreen(c) })
 			green := time.Since(healed)
 			gap, wait, failures := traffic.end()
+			if tt.leaves != "" {
+				before, after := traffic.slowest(begun, left), traffic.slowest(left, healed)
+				t.Logf("the slowest mail over a new connection that was begun before it left: %v; after: %v", before.Round(time.Millisecond), after.Round(time.Millisecond))
+				if after >= nginxWaits {
+					t.Errorf("clients still wait for it: %v", after)
+				}
+			}
 			t.Logf("%d mails accepted meanwhile, %v the longest time without one, %v the longest that one took over a new connection, of which %d failed (%s); green %v after the end of it",
 				during, gap.Round(time.Millisecond), wait.Round(time.Millisecond), len(failures), strings.Join(failures, "; "), green.Round(10*time.Millisecond))
 			if gap > tt.most {
@@ -159,6 +186,27 @@ func expectNoWay(t *testing.T, c *testcluster.OnHosts, from, addr string) {
 	}
 }
 
+// nginxWaits is how long nginx waits for a connection with a node that does not
+// answer.
+const nginxWaits = 2 * time.Second
+
+// expectBalanced waits until a node gets new connections, or none for mail since
+// its SMTP port does not answer.
+func expectBalanced(t *testing.T, c *testcluster.OnHosts, node string, want bool) {
+	t.Helper()
+	c.Eventually(15*time.Second, fmt.Sprintf("the balancer passes mail on to %s: %v", node, want), func() error {
+		text, err := os.ReadFile(filepath.Join(c.Processes.DataDir(local.Balancer), "nginx.conf"))
+		out := "# " + node + ": "
+		if !want {
+			out += string(lb.NoSMTP)
+		}
+		if err == nil && strings.Contains(string(text), out) == want {
+			err = fmt.Errorf("its file says\n%s", text)
+		}
+		return err
+	})
+}
+
 // notGreen says which node does not see everything well.
 func notGreen(c *testcluster.OnHosts) error {
 	for _, name := range c.Running() {
@@ -189,8 +237,14 @@ type traffic struct {
 	longest  atomic.Int64 // time without an accepted mail
 
 	mu       sync.Mutex
-	wait     time.Duration // for the slowest mail over a new connection
+	visits   []visit
 	failures []string
+}
+
+// visit is one mail over a connection of its own.
+type visit struct {
+	begun time.Time
+	took  time.Duration
 }
 
 func begin(t *testing.T, c *testcluster.OnHosts) *traffic {
@@ -212,7 +266,7 @@ func (f *traffic) visit(ctx context.Context, c *testcluster.OnHosts) {
 		begun := time.Now()
 		err := c.Offer(local.Balancer, 1)
 		f.mu.Lock()
-		f.wait = max(f.wait, time.Since(begun))
+		f.visits = append(f.visits, visit{begun, time.Since(begun)})
 		if err != nil && ctx.Err() == nil {
 			f.failures = append(f.failures, err.Error())
 		}
@@ -250,5 +304,18 @@ func (f *traffic) end() (longest, wait time.Duration, failures []string) {
 	f.cancel()
 	f.visitors.Wait()
 	f.stop()
-	return time.Duration(f.longest.Load()), f.wait, f.failures
+	return time.Duration(f.longest.Load()), f.slowest(time.Time{}, time.Now()), f.failures
+}
+
+// slowest is how long the slowest mail over a new connection took that was begun
+// in some time.
+func (f *traffic) slowest(from, to time.Time) (took time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, v := range f.visits {
+		if !v.begun.Before(from) && v.begun.Before(to) {
+			took = max(took, v.took)
+		}
+	}
+	return took
 }

@@ -236,7 +236,7 @@ func packageInstalls(t *testing.T, a, b *packageHost) {
 		h.says("ls -A /var/lib/chainmail", "")
 		h.says("chainmail config check >/dev/null && echo well", "well")
 		h.sh("zgrep -q 'join.*node' /usr/share/man/man1/chainmail-join-node.1.gz && grep -q chainmail /usr/share/bash-completion/completions/chainmail")
-		h.says("systemd-analyze verify --man=no /usr/lib/systemd/system/chainmail.service /usr/lib/systemd/system/chainmail-lb.service 2>&1 | grep chainmail", "")
+		h.says("systemd-analyze verify --man=no /usr/lib/systemd/system/chainmail.service /usr/lib/systemd/system/chainmail-lb.service /usr/lib/systemd/system/chainmail-lb-watch.service 2>&1 | grep chainmail", "")
 	}
 }
 
@@ -420,6 +420,10 @@ func packageGoes(t *testing.T, a, b *packageHost) {
 	}
 }
 
+// nginxComplains prints what the nginx of chainmail-lb says of itself at the levels
+// of alert and emerg, and all else that it calls an error.
+const nginxComplains = "journalctl -b -o cat -u chainmail-lb | grep -e 'level=ERROR' -e '\\[alert\\]' -e '\\[emerg\\]'"
+
 // TestPackageBalancer: a node, and a host in front of it, with an nginx of its
 // own and then with Debian's.
 func TestPackageBalancer(t *testing.T) {
@@ -452,6 +456,18 @@ func TestPackageBalancer(t *testing.T) {
 	if text := front.sh("systemctl show --value -p StatusText chainmail-lb"); !strings.HasPrefix(text, "mail to a") {
 		t.Errorf("systemctl shows %q", text)
 	}
+	for i := 2; i < 5; i++ { // reloads, with sessions that are open
+		front.sh("echo '# by hand' >> /var/lib/chainmail-lb/nginx.conf")
+		l.send(front, "--count", "200", "--sessions", "8", "--rate", "100")
+		eventually(t, time.Minute, "it is reloaded", func() bool {
+			return front.sh("journalctl -b -o cat -u chainmail-lb | grep -c 'the balancer has a new configuration'") == fmt.Sprint(i)
+		})
+	}
+	front.says("ps -o user= -C nginx | sort -u", "chainmail-lb")
+	// nginx raises its workers' limit of files itself, within what the unit allows.
+	front.says("for pid in $(pgrep -f '^nginx: worker'); do sed -n 's/^Max open files *//p' /proc/$pid/limits; done | sort -u | tr -s ' '", "16384 16384 files")
+	a.complete()
+	front.says(nginxComplains, "")
 	front.sh("kill -KILL $(systemctl show --value -p MainPID chainmail-lb)")
 	eventually(t, time.Minute, "it balances again", func() bool {
 		return front.command("test $(systemctl show --value -p NRestarts chainmail-lb) = 1 && systemctl -q is-active chainmail-lb").Run() == nil
@@ -479,6 +495,7 @@ func TestPackageBalancer(t *testing.T) {
 	front.says("nginx -t -q", "")
 	l.send(front, "--count", "20")
 	a.complete()
+	front.says(nginxComplains, "")
 	for _, unit := range []string{"chainmail-lb", "chainmail-lb-watch"} {
 		front.says("journalctl -b -p err -o cat -u "+unit+" | grep -v -e 'Main process exited' -e 'Failed with result'", "")
 	}

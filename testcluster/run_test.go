@@ -102,6 +102,77 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestRunMoreAndFewerNodes: a node that joined by hand starts with the others, one
+// that was drained does not any more, and neither needs another number. That it
+// was drained is also seen where no disk knows of it yet.
+func TestRunMoreAndFewerNodes(t *testing.T) {
+	base, err := local.FreeBasePort(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := support.ShortDir(t)
+	o := local.RunOptions{Nodes: 2, Dir: dir, BasePort: base, Program: support.Program(t)}
+	t.Setenv("CHAINMAIL_DISK_MIN_FREE", "1MiB")
+	t.Setenv("CHAINMAIL_LIMITS_LEAVE_GRACE", "1s")
+	p, err := local.New(local.Options{Program: o.Program, Dir: dir, BasePort: base})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, end := runCluster(t, o)
+	if err := p.Join(t.Context(), "c", "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := end(); err != nil {
+		t.Fatal(err)
+	}
+	out, end := runCluster(t, o)
+	if want := dir + " holds a, b, c: starting all three."; !out.shows(want) {
+		t.Errorf("it does not say %q:\n%s", want, out)
+	}
+	before := map[string][]byte{}
+	view := func(name string) string { return filepath.Join(dir, name, "cluster", "view.json") }
+	for _, name := range []string{"a", "b", "c"} {
+		if before[name], err = os.ReadFile(view(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := "b has left this cluster; its mail stays in " + dir + "/b."
+	if _, err := p.Run(t.Context(), "a", "drain-node", "b"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, "it is told that b has left", func() bool { return out.shows(left) })
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+	rounds := []func(){func() {}, func() {
+		for name, b := range before {
+			if err := os.WriteFile(view(name), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}, func() {}}
+	for i, prepare := range rounds {
+		prepare()
+		out, end := runCluster(t, o)
+		eventually(t, 10*time.Second, "it is told that b has left", func() bool { return out.shows(left) })
+		if out.shows("Node b ended") {
+			t.Errorf("round %d: it says how to start b again:\n%s", i, out)
+		}
+		for name, runs := range map[string]bool{"a": true, "b": false, "c": true} {
+			conn, err := net.Dial("tcp", p.Addr(name, "smtp"))
+			if (err == nil) != runs {
+				t.Errorf("round %d: connecting to %s: %v", i, name, err)
+			}
+			if err == nil {
+				conn.Close()
+			}
+		}
+		if err := end(); err != nil {
+			t.Errorf("round %d ended with %v", i, err)
+		}
+	}
+}
+
 // runCluster does what make run does until the returned function, as Ctrl-C,
 // ends it.
 func runCluster(t *testing.T, o local.RunOptions) (out *screen, end func() error) {

@@ -58,29 +58,23 @@ func (s *lbSource) addFlags(flags *pflag.FlagSet) {
 // open finds out whom to ask, and how. The peers that it returns are those to
 // begin with.
 func (s *lbSource) open() (dial lb.Dialer, peers []string, err error) {
-	p := &prober{}
 	if len(s.peers) == 0 {
 		local, err := s.to.client()
 		if err != nil {
 			return nil, nil, err
 		}
-		p.ca = local.CA
-		const here = "the node on this machine"
 		return func(address string) (lb.Asker, error) {
-			return lbNode{local, p, address, address != here}, nil
+			if address == here {
+				return local, nil
+			}
+			return &neighbour{local: local, address: address}, nil
 		}, []string{here}, nil
 	}
 	token, err := s.token()
 	if err != nil {
 		return nil, nil, err
 	}
-	dial = func(address string) (lb.Asker, error) {
-		c, err := client.NewRemote(address, token)
-		if err != nil {
-			return nil, err
-		}
-		return lbNode{c, p.orBy(c), address, false}, nil
-	}
+	dial = func(address string) (lb.Asker, error) { return client.NewRemote(address, token) }
 	for _, peer := range s.peers {
 		a, err := dial(peer)
 		if err != nil {
@@ -237,4 +231,15 @@ func localAddress(to lb.Address) (netip.Addr, error) {
 	defer conn.Close()
 	local, err := netip.ParseAddrPort(conn.LocalAddr().String())
 	return local.Addr().WithZone(""), err
+}
+
+// connectFrom opens connections to nodes as a balancer does that has this source.
+func connectFrom(source netip.Addr) func(context.Context, lb.Address) (net.Conn, error) {
+	var d net.Dialer
+	if source.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+	}
+	return func(ctx context.Context, to lb.Address) (net.Conn, error) {
+		return d.DialContext(ctx, "tcp", to.String())
+	}
 }

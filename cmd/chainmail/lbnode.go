@@ -2,107 +2,65 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"sync"
-	"time"
 
 	"chainmail/node/api"
 	"chainmail/node/client"
 )
 
-// lbNode asks one member, as lb.Asker.
-type lbNode struct {
-	*client.Client
-	prober  *prober
+// here stands for the address of the node on this machine, which is asked by its
+// admin socket, without a token.
+const here = "the node on this machine"
+
+// neighbour is another member, as lb.Asker for those who have no token: it is
+// asked for its health only, which is open.
+type neighbour struct {
+	local   *client.Client // the node on this machine, which knows the cluster's CA
 	address string
-	// silent: only its health can be asked, since there is no token.
-	silent bool
+
+	mu     sync.Mutex
+	remote *client.Client // nil: the CA is not known yet
 }
 
-// Cluster asks what the member knows of the cluster.
-func (n lbNode) Cluster(ctx context.Context) (api.Cluster, error) {
-	if n.silent {
-		return api.Cluster{}, errors.New("only the node on this machine is asked: name others with --peer and --token-file")
-	}
-	return n.Client.Cluster(ctx)
+// Cluster wants a token.
+func (*neighbour) Cluster(context.Context) (api.Cluster, error) {
+	return api.Cluster{}, errors.New("only the node on this machine is asked: name others with --peer and --token-file")
 }
 
-// Ready asks the member whether it takes mail.
-func (n lbNode) Ready(ctx context.Context) (api.Health, error) {
-	return n.prober.ready(ctx, n.address)
-}
+// CA asks the node on this machine.
+func (n *neighbour) CA(ctx context.Context) ([]byte, error) { return n.local.CA(ctx) }
 
-// prober asks nodes for their health, which is open, by TLS, which proves that it
-// is they who answer.
-type prober struct {
-	ca func(context.Context) ([]byte, error)
-
-	mu   sync.Mutex
-	http *http.Client // nil: the CA is not known yet
-}
-
-// orBy lets c be asked for the CA, until somebody has answered.
-func (p *prober) orBy(c *client.Client) *prober {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.http == nil {
-		p.ca = c.CA
-	}
-	return p
-}
-
-// probeHeader bounds a node's answer.
-const probeAnswer = 64 << 10
-
-func (p *prober) client(ctx context.Context) (*http.Client, error) {
-	p.mu.Lock()
-	have, ask := p.http, p.ca
-	p.mu.Unlock()
-	if have != nil {
-		return have, nil
-	}
-	text, err := ask(ctx)
+// Ready asks the member whether it takes mail, by TLS, which proves that it is
+// the member that answers.
+func (n *neighbour) Ready(ctx context.Context) (api.Health, error) {
+	c, err := n.client(ctx)
 	if err != nil {
-		return nil, err
+		return api.Health{}, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, errors.New("the CA's certificate cannot be read")
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.http = &http.Client{Transport: &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: time.Second}).DialContext,
-		TLSClientConfig:     &tls.Config{RootCAs: pool, ServerName: api.NodeName, MinVersion: tls.VersionTLS12},
-		MaxIdleConnsPerHost: 1,
-		IdleConnTimeout:     time.Minute,
-	}}
-	return p.http, nil
+	return c.Ready(ctx)
 }
 
-func (p *prober) ready(ctx context.Context, address string) (h api.Health, err error) {
-	c, err := p.client(ctx)
-	if err != nil {
-		return h, err
+func (n *neighbour) client(ctx context.Context) (*client.Client, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.remote == nil {
+		ca, err := n.local.CA(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if n.remote, err = client.NewMember(n.address, ca); err != nil {
+			return nil, err
+		}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/readyz", nil)
-	if err != nil {
-		return h, err
+	return n.remote, nil
+}
+
+// Close drops the idle connections.
+func (n *neighbour) Close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.remote != nil {
+		n.remote.Close()
 	}
-	resp, err := c.Do(req)
-	if err != nil {
-		return h, err
-	}
-	defer resp.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(resp.Body, probeAnswer)).Decode(&h); err != nil {
-		return h, fmt.Errorf("its answer at /readyz (%s) cannot be read: %w", resp.Status, err)
-	}
-	return h, nil
 }

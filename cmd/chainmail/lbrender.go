@@ -45,7 +45,7 @@ func (n *lbNginx) nginx(ctx context.Context, notes io.Writer) (is lb.Nginx, err 
 		if _, missing := lb.FindProgram(n.program); missing != nil && n.program == "nginx" {
 			is = lb.DebianNginx()
 			fmt.Fprintf(notes, "chainmail: no nginx is on this machine: the file is for that of Debian 12 (%s); see --nginx-version and --stream-module\n", is.Version)
-		} else if is, err = lb.DetectNginx(ctx, n.program); err != nil {
+		} else if is, err = detectNginx(ctx, n.program); err != nil {
 			return is, err
 		}
 	}
@@ -60,6 +60,36 @@ func (n *lbNginx) nginx(ctx context.Context, notes io.Writer) (is lb.Nginx, err 
 		if *s.from != "" {
 			*s.to = *s.from
 		}
+	}
+	return is, nil
+}
+
+// detectNginx tells those who have no nginx of that name of the flag.
+func detectNginx(ctx context.Context, program string) (lb.Nginx, error) {
+	is, err := lb.DetectNginx(ctx, program)
+	if err != nil {
+		if _, missing := lb.FindProgram(program); missing != nil {
+			err = fmt.Errorf("%w, or name another program with --nginx PROGRAM", err)
+		}
+	}
+	return is, err
+}
+
+// lbHAProxy are the flags of lb.HAProxy.
+type lbHAProxy struct{ user, log, socket string }
+
+func (h *lbHAProxy) addFlags(flags *pflag.FlagSet) {
+	standard := lb.DebianHAProxy()
+	flags.StringVar(&h.user, "haproxy-user", standard.User, "`USER` and group that HAProxy becomes, or none where it is not started as root")
+	flags.StringVar(&h.log, "haproxy-log", standard.Log, "syslog's socket as a `FILE`, stdout or stderr")
+	flags.StringVar(&h.socket, "haproxy-socket", standard.Stats, "`FILE` for the socket of HAProxy's own commands, or none; its folder must exist")
+}
+
+// haproxy is the HAProxy that is meant.
+func (h *lbHAProxy) haproxy() (is lb.HAProxy, err error) {
+	is = lb.HAProxy{User: lbCommand(h.user, ""), Group: lbCommand(h.user, ""), Log: h.log, Stats: lbCommand(h.socket, "")}
+	if err := is.Validate(); err != nil {
+		return is, usageError{err}
 	}
 	return is, nil
 }
@@ -189,7 +219,10 @@ holds what is so now; 'lb watch' and 'lb run' keep it so.`,
 }
 
 func newLBHAProxyCommand() *cobra.Command {
-	var once lbOnce
+	var (
+		once    lbOnce
+		haproxy lbHAProxy
+	)
 	cmd := &cobra.Command{
 		Use:   "haproxy",
 		Short: "Print a configuration of HAProxy for the cluster",
@@ -204,12 +237,17 @@ With TLS for clients, --http-cert is a file with certificate and key together.`,
 			if err := completeLB(cmd); err != nil {
 				return err
 			}
+			is, err := haproxy.haproxy()
+			if err != nil {
+				return err
+			}
 			return once.make(cmd, true, func(c lb.Cluster, l lb.Layout) ([]byte, error) {
-				return lb.RenderHAProxy(c, l, lb.DebianHAProxy())
+				return lb.RenderHAProxy(c, l, is)
 			})
 		},
 	}
 	once.addFlags(cmd.Flags())
+	haproxy.addFlags(cmd.Flags())
 	return cmd
 }
 

@@ -72,6 +72,7 @@ func (f *lbFollow) follow(cmd *cobra.Command, o lb.Options, run func(context.Con
 	o.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
+	o.Connect = connectFrom(o.Layout.Source)
 	o.Down, o.Up, o.ReloadEvery = f.down, f.up, f.reloadGap
 	w, err := lb.New(o)
 	if err != nil {
@@ -135,6 +136,11 @@ func lbSummary(s lb.Status) string {
 		return s.Problem
 	}
 	line := "mail to " + strings.Join(s.Mail, ", ")
+	for _, o := range s.Out {
+		if o.Why == lb.NoSMTP {
+			line += "; not to " + o.Node + ": " + string(o.Why)
+		}
+	}
 	if s.Trusted != nil && !*s.Trusted {
 		line += "; the nodes do not know this balancer: see the log"
 	}
@@ -193,6 +199,7 @@ func newLBWatchCommand() *cobra.Command {
 	var (
 		follow        lbFollow
 		nginx         lbNginx
+		haproxy       lbHAProxy
 		texts         []string
 		check, reload string
 	)
@@ -230,6 +237,10 @@ of {}; without, it is run when the files are in their places, as pieces need it.
 			if !layout.Verifies() && !slices.ContainsFunc(outs, func(o lbOut) bool { return lbKinds[o.kind].part == "" }) {
 				layout.CA = ""
 			}
+			balancer, err := haproxy.haproxy()
+			if err != nil {
+				return err
+			}
 			var is lb.Nginx
 			for _, o := range outs {
 				if lbKinds[o.kind].part != "" && is == (lb.Nginx{}) {
@@ -242,7 +253,7 @@ of {}; without, it is run when the files are in their places, as pieces need it.
 			ready := make(chan struct{})
 			return follow.follow(cmd, lb.Options{
 				Layout: layout, Logger: logger, State: outs[0].file + ".state", Ready: func() { close(ready) },
-				Render: func(c lb.Cluster) ([]lb.File, error) { return renderOuts(outs, c, layout, is) },
+				Render: func(c lb.Cluster) ([]lb.File, error) { return renderOuts(outs, c, layout, is, balancer) },
 				Install: lb.Commands{
 					Check: lbCommand(check, kind.check), Reload: lbCommand(reload, kind.reload), Timeout: 30 * time.Second,
 				},
@@ -260,16 +271,17 @@ of {}; without, it is run when the files are in their places, as pieces need it.
 	flags.StringVar(&reload, "reload", "", "shell `COMMAND` that lets the balancer read its files again, or none (default 'systemctl reload' of nginx or haproxy)")
 	follow.addFlags(flags)
 	nginx.addFlags(flags)
+	haproxy.addFlags(flags)
 	return cmd
 }
 
-func renderOuts(outs []lbOut, c lb.Cluster, l lb.Layout, is lb.Nginx) (files []lb.File, err error) {
+func renderOuts(outs []lbOut, c lb.Cluster, l lb.Layout, is lb.Nginx, haproxy lb.HAProxy) (files []lb.File, err error) {
 	for _, o := range outs {
 		var text []byte
 		if part := lbKinds[o.kind].part; part != "" {
 			text, err = lb.RenderNginx(c, l, is, part)
 		} else {
-			text, err = lb.RenderHAProxy(c, l, lb.DebianHAProxy())
+			text, err = lb.RenderHAProxy(c, l, haproxy)
 		}
 		if err != nil {
 			return nil, err
@@ -313,7 +325,7 @@ sessions that there are.`,
 			if err != nil {
 				return err
 			}
-			is, err := lb.DetectNginx(cmd.Context(), program)
+			is, err := detectNginx(cmd.Context(), program)
 			if err != nil {
 				return err
 			}
@@ -370,7 +382,7 @@ func newLBCheckCommand() *cobra.Command {
 		Use:   "check",
 		Short: "See whether the balancer on this machine takes connections",
 		Long: `Connects to the balancer, and fails when it does not take the connection: what
-keepalived asks every two seconds. Whether a node is behind it is not asked: with no
+keepalived asks every second. Whether a node is behind it is not asked: with no
 node left, the address would only wander from one balancer to the other.`,
 		Example: "  chainmail lb check --smtp 127.0.0.1:25",
 		Args:    noArguments,

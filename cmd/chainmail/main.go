@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 )
@@ -15,6 +16,9 @@ import (
 var version = "devel"
 
 func main() {
+	// A panic ends the process by a signal then, and not with 2: that is the
+	// code of a wrong configuration, after which no supervisor starts it again.
+	debug.SetTraceback("crash")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)

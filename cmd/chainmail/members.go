@@ -35,8 +35,9 @@ func newDrainNodeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "drain-node [NAME]",
 		Short: "Let a member hand over its mail and leave the cluster",
-		Long: `Lets a member leave in order, by default the node that is asked: it answers 421
-to new mail, waits until everything that it holds has its copies on the others,
+		Long: `Lets a member leave in order, by default the node that is asked: it takes mail
+for limits.leave_grace more, so that balancers lead its clients elsewhere, and then
+answers 421; it waits until everything that it holds has its copies on the others,
 and leaves. Nothing is lost, and nothing is deleted on its disk. --wait shows the
 progress until it has left; --cancel lets a member that drains stay.
 
@@ -159,9 +160,12 @@ func member(c api.Cluster, name string) (api.Member, bool) {
 
 // drainProgress tells what the others still lack.
 func drainProgress(draining api.Member) string {
-	line := draining.Name + " is draining; what it still has to hand over is not known: it does not answer"
-	if s := draining.Self; s != nil && s.ToHandOver != nil {
-		line = fmt.Sprintf("%s is draining; it still has to hand over %s", draining.Name, plural(*s.ToHandOver, "receipt"))
+	line := draining.Name + " is draining"
+	switch s := draining.Self; {
+	case s == nil:
+		line += "; what it still has to hand over is not known: it does not answer"
+	case s.ToHandOver != nil: // else it has not yet heard that it drains
+		line += "; it still has to hand over " + plural(*s.ToHandOver, "receipt")
 	}
 	if draining.Reason != "" {
 		line += "; " + draining.Reason

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -77,9 +76,6 @@ func addNodeFlags(flags *pflag.FlagSet, ports ...string) {
 
 // serveNode runs a node until the command's context ends.
 func serveNode(cmd *cobra.Command, config node.Config) error {
-	// A panic ends the process by a signal then, and not with 2: that is the
-	// code of a wrong configuration, after which nobody starts it again.
-	debug.SetTraceback("crash")
 	notes, by, ready := cmd.ErrOrStderr(), newSupervisor(), make(chan struct{})
 	var n *node.Node
 	options := node.Options{Version: version, Logger: newLogger(notes, config.Log)}

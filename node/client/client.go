@@ -30,7 +30,16 @@ type Client struct {
 	// of another node's port: what error messages name.
 	socket, peer string
 	ca           *[sha256.Size]byte // hash of the CA that the API token names; nil: none
+	most         int64              // bytes of an answer in JSON
 }
+
+// What an answer in JSON may have, in bytes: who answers may be no node, or one in
+// other hands. A page of messages with thousands of recipients each is large; a
+// program elsewhere, on a small machine, asks for the cluster.
+const (
+	maxAnswer       = 256 << 20
+	maxRemoteAnswer = 4 << 20
+)
 
 // idleConnections is how many connections stay open between calls: enough for
 // the workers of an import or a load test.
@@ -51,7 +60,7 @@ func NewTCP(baseURL, token string) (*Client, error) {
 	}
 	t := transport()
 	t.Proxy = http.ProxyFromEnvironment
-	c := &Client{base: strings.TrimRight(baseURL, "/"), token: token, http: &http.Client{Transport: t}}
+	c := &Client{base: strings.TrimRight(baseURL, "/"), token: token, http: straight(t), most: maxAnswer}
 	if secret, ok := api.ParseSecret(api.APITokenPrefix, token); ok {
 		c.ca = &secret.CA
 	}
@@ -70,12 +79,37 @@ func transport() *http.Transport {
 	}
 }
 
+// straight is a client that goes nowhere else: nodes do not redirect, and who does
+// would have it ask others in this machine's name.
+func straight(t *http.Transport) *http.Client {
+	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
 // Close drops the idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Status asks for the state of the node.
 func (c *Client) Status(ctx context.Context) (st api.Status, err error) {
 	return st, c.call(ctx, http.MethodGet, "/status", nil, &st)
+}
+
+// Ready asks whether the node takes mail. That it does not is an answer, and no
+// error.
+func (c *Client) Ready(ctx context.Context) (h api.Health, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/readyz", nil)
+	if err != nil {
+		return h, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return h, c.explain(ctx, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusServiceUnavailable {
+		return h, readError(resp)
+	}
+	resp.Body = io.NopCloser(io.LimitReader(resp.Body, maxErrorBody))
+	return h, c.decode(resp, &h)
 }
 
 // Query selects messages. The zero value selects all.
@@ -162,7 +196,7 @@ func (c *Client) Upload(ctx context.Context, body io.ReadCloser, size int64) (a 
 	if err != nil {
 		return a, err
 	}
-	return a, decode(resp, &a)
+	return a, c.decode(resp, &a)
 }
 
 // Verify asks the node to read and check everything, and calls report for
@@ -225,26 +259,44 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	if err != nil {
 		return err
 	}
-	return decode(resp, out)
+	return c.decode(resp, out)
 }
 
-func decode(resp *http.Response, out any) error {
+func (c *Client) decode(resp *http.Response, out any) error {
 	defer resp.Body.Close()
 	if out == nil {
 		return nil
 	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+	body := &bounded{resp.Body, c.most}
+	err := json.NewDecoder(body).Decode(out)
+	if err == nil {
+		_, err = io.Copy(io.Discard, body) // to the end, so that the connection is used again
+	}
+	if err != nil {
 		return fmt.Errorf("cannot read the node's answer to %s: %w", resp.Request.URL.Path, err)
 	}
-	_, err := io.Copy(io.Discard, resp.Body) // to the end, so that the connection is used again
-	return err
+	return nil
+}
+
+// bounded reads at most so many bytes; more are an error.
+type bounded struct {
+	r    io.Reader
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left+1)])
+	if b.left -= int64(n); b.left < 0 {
+		return 0, errors.New("it is too large")
+	}
+	return n, err
 }
 
 // expectFrom is the size of an upload from which it waits for the node's
 // consent: below, asking costs more than sending in vain.
 const expectFrom = 1 << 20
 
-// do sends one request. An answer with a status of 400 or above is an *Error.
+// do sends one request. An answer with a status of 300 or above is an *Error.
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader, size int64) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+api.Prefix+path, body)
 	if err != nil {
@@ -267,7 +319,7 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader, si
 	if err != nil {
 		return nil, c.explain(ctx, err)
 	}
-	if resp.StatusCode >= http.StatusBadRequest {
+	if resp.StatusCode >= http.StatusMultipleChoices { // a redirection is none that a node gives
 		defer resp.Body.Close()
 		return nil, readError(resp)
 	}

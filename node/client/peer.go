@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"net/http"
 	"time"
 )
 
@@ -31,12 +30,12 @@ func NewPeer(addr string, secure *tls.Config, dial Dial) *Client {
 		dial = (&net.Dialer{Timeout: peerDialTimeout}).DialContext
 	}
 	t.DialContext = dial
-	return &Client{base: "https://" + addr, peer: addr, http: &http.Client{Transport: t}}
+	return &Client{base: "https://" + addr, peer: addr, http: straight(t), most: maxAnswer}
 }
 
 // NewSocket is New on a network of a test's own.
 func NewSocket(socket string, dial Dial) *Client {
 	t := transport()
 	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, "unix", socket) }
-	return &Client{base: "http://admin.sock", http: &http.Client{Transport: t}, socket: socket}
+	return &Client{base: "http://admin.sock", http: straight(t), socket: socket, most: maxAnswer}
 }

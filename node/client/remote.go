@@ -33,14 +33,35 @@ func NewRemote(address, token string) (*Client, error) {
 
 // NewRemoteOn is NewRemote on a network of a test's own.
 func NewRemoteOn(address, token string, dial Dial) (*Client, error) {
+	secret, ok := api.ParseSecret(api.APITokenPrefix, token)
+	c, err := newRemote(address, secret.CA, dial)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fmt.Errorf("the API token is none, or not the whole of it: one begins with '%s', and 'chainmail token api' on any node makes one", api.APITokenPrefix)
+	}
+	c.token = strings.TrimSpace(token)
+	return c, nil
+}
+
+// NewMember makes a client for the HTTP port of a node of the cluster whose CA has
+// this certificate, in PEM. It has no token, and so may ask what is open to all.
+// It does not connect.
+func NewMember(address string, ca []byte) (*Client, error) {
+	block, _ := pem.Decode(ca)
+	if block == nil {
+		return nil, errors.New("the CA's certificate cannot be read: it is not in PEM")
+	}
+	return newRemote(address, sha256.Sum256(block.Bytes), (&net.Dialer{Timeout: peerDialTimeout}).DialContext)
+}
+
+// newRemote makes a client for a node that proves itself by the CA with this hash.
+func newRemote(address string, ca [sha256.Size]byte, dial Dial) (*Client, error) {
 	address = strings.TrimSuffix(strings.TrimPrefix(address, "https://"), "/")
 	host, port, err := net.SplitHostPort(address)
 	if n, errPort := strconv.ParseUint(port, 10, 16); err != nil || host == "" || errPort != nil || n == 0 {
 		return nil, fmt.Errorf("%q is not the address of a node's HTTP port: write HOST:PORT", address)
-	}
-	secret, ok := api.ParseSecret(api.APITokenPrefix, token)
-	if !ok {
-		return nil, fmt.Errorf("the API token is none, or not the whole of it: one begins with '%s', and 'chainmail token api' on any node makes one", api.APITokenPrefix)
 	}
 	t := transport()
 	t.DialContext = dial
@@ -49,12 +70,9 @@ func NewRemoteOn(address, token string, dial Dial) (*Client, error) {
 		MinVersion:         tls.VersionTLS13,
 		ServerName:         api.NodeName,
 		InsecureSkipVerify: true, // by the machine's authorities; ours follows
-		VerifyConnection:   func(cs tls.ConnectionState) error { return ofCluster(secret.CA, address, cs.PeerCertificates) },
+		VerifyConnection:   func(cs tls.ConnectionState) error { return ofCluster(ca, address, cs.PeerCertificates) },
 	}
-	return &Client{
-		base: "https://" + address, peer: address, token: strings.TrimSpace(token), ca: &secret.CA,
-		http: &http.Client{Transport: t},
-	}, nil
+	return &Client{base: "https://" + address, peer: address, ca: &ca, http: straight(t), most: maxRemoteAnswer}, nil
 }
 
 // ofCluster checks that a node has a certificate of the CA with this hash, which

@@ -262,3 +262,62 @@ func closedPort(t *testing.T) string {
 	defer l.Close()
 	return l.Addr().String()
 }
+
+// TestReady: that a node takes no mail is an answer, which needs no token.
+func TestReady(t *testing.T) {
+	own := newCA(t)
+	status, body := http.StatusOK, `{"state":"active"}`
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/readyz" || r.Header.Get("Authorization") != "" {
+			t.Errorf("asked for %s with %q", r.URL, r.Header.Get("Authorization"))
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{own.node("a", api.NodeName)}}
+	s.StartTLS()
+	defer s.Close()
+	addr := s.Listener.Addr().String()
+	member, err := client.NewMember(addr, own.pem())
+	if err != nil {
+		t.Fatal(err)
+	}
+	remote, err := client.NewRemote(addr, api.Secret{CA: own.hash()}.Text(api.APITokenPrefix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*client.Client{member, remote} {
+		defer c.Close()
+		status, body = http.StatusOK, `{"state":"active"}`
+		if h, err := c.Ready(t.Context()); err != nil || h.State != api.StateActive {
+			t.Errorf("%+v, %v", h, err)
+		}
+		status, body = http.StatusServiceUnavailable, `{"state":"full","reason":"disk"}`
+		if h, err := c.Ready(t.Context()); err != nil || h != (api.Health{State: api.StateFull, Reason: "disk"}) {
+			t.Errorf("%+v, %v", h, err)
+		}
+		for _, answer := range []string{"", "<html>", `{"state":"` + strings.Repeat("x", 1<<20) + `"}`} {
+			body = answer
+			if h, err := c.Ready(t.Context()); err == nil {
+				t.Errorf("%.20q is taken for %.20q", answer, h)
+			}
+		}
+		status = http.StatusNotFound
+		if _, err := c.Ready(t.Context()); err == nil {
+			t.Error("404 is an answer")
+		}
+	}
+	stranger, err := client.NewMember(addr, newCA(t).pem())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	status, body = http.StatusOK, `{"state":"active"}`
+	if _, err := stranger.Ready(t.Context()); !errors.Is(err, client.ErrOtherCluster) {
+		t.Error(err)
+	}
+	if _, err := client.NewMember(addr, []byte("no PEM")); err == nil {
+		t.Error("a CA that is none is taken")
+	}
+}

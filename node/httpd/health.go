@@ -41,9 +41,13 @@ func (s *Server) syncz(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
+// maxExpositions is how many are made at once: each takes memory until its
+// client has read it, and whoever likes may ask.
+const maxExpositions = 16
+
 // exposition serves the whole registry in Prometheus' format.
 func (s *Server) exposition() func(http.ResponseWriter, *http.Request) error {
-	h := promhttp.HandlerFor(s.opts.Registry, promhttp.HandlerOpts{})
+	h := promhttp.HandlerFor(s.opts.Registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxExpositions})
 	return func(w http.ResponseWriter, r *http.Request) error {
 		h.ServeHTTP(w, r)
 		return nil

@@ -39,12 +39,7 @@ func notFound(format string, args ...any) *StatusError {
 	return &StatusError{Code: http.StatusNotFound, Text: fmt.Sprintf(format, args...)}
 }
 
-func noToken(why string) *StatusError {
-	return &StatusError{
-		http.StatusUnauthorized, why,
-		"send the header 'Authorization: Bearer SECRET'; 'chainmail token api' on the machine of any node makes a token",
-	}
-}
+func noToken(why, do string) *StatusError { return &StatusError{http.StatusUnauthorized, why, do} }
 
 // retryAfter is what a client is told to wait, in seconds, when the node has
 // no memory for its message.

@@ -97,6 +97,9 @@ const (
 	idleTimeout    = 2 * time.Minute  // between requests of one connection
 	maxHeaderBytes = 32 << 10
 	maxConnections = 1024 // on each listener; more wait to be accepted
+	// maxStreams is how many requests of HTTP/2 one connection may have at once:
+	// the limits on connections shall mean something.
+	maxStreams = 32
 )
 
 // Server serves the HTTP interface of one node.
@@ -272,6 +275,7 @@ func (s *Server) server(h http.Handler) *http.Server {
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          slog.NewLogLogger(s.opts.Logger.Handler(), slog.LevelDebug),
 	}
 }

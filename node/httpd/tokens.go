@@ -73,11 +73,13 @@ func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) authenticate(r *http.Request) (api.Token, error) {
 	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return api.Token{}, noToken("this resource needs an API token")
+		return api.Token{}, noToken("this resource needs an API token",
+			"send the header 'Authorization: Bearer SECRET'; 'chainmail token api' on the machine of any node makes a token")
 	}
 	t, err := s.opts.Tokens.Check(strings.TrimSpace(secret))
 	if err != nil {
-		return api.Token{}, noToken(err.Error())
+		return api.Token{}, noToken(err.Error(),
+			"'chainmail token list' on the machine of any node shows those that there are, 'chainmail token api' makes another")
 	}
 	return t, nil
 }

@@ -179,7 +179,10 @@ func (c *connector) identify(l *link) (net.Conn, error) {
 		}
 		return nil, proxyproto.ErrNoProxyProtocol
 	}
-	l.setClient(proxied.RemoteAddr())
+	if l.setClient(proxied.RemoteAddr()); !l.client.IsValid() {
+		l.setClient(conn.RemoteAddr()) // a unix socket of the balancer's, for example: no address of a client
+	}
+	l.check = proxied.ProxyHeader().Command.IsLocal()
 	return proxied, nil
 }
 
@@ -205,8 +208,13 @@ func (l *link) setClient(addr net.Addr) {
 	}
 }
 
-// admit decides whether the client may go on; an empty greeting means yes.
+// admit decides whether the client may go on; an empty greeting means yes. A
+// balancer's health check may: it asks for the node, once a second, and not for
+// what its address may do.
 func (c *connector) admit(l *link) (reason, string) {
+	if l.check {
+		return 0, ""
+	}
 	// Who comes to a chain connector shows later whether it needs the list.
 	if c.Kind != KindChain && !c.clients.allow(l.ctx, c.server.opts.Resolver, l.client) {
 		return reasonClient, "554 5.7.1 your address " + l.client.String() + " may not use this archive"

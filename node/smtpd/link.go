@@ -25,6 +25,7 @@ type link struct {
 
 	client  netip.Addr // invalid for clients without an IP address
 	address string     // of the client, with its port
+	check   bool       // the balancer's own connection and no client's: a health check
 	since   time.Time
 	once    sync.Once
 

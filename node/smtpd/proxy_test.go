@@ -1,8 +1,12 @@
 package smtpd_test
 
 import (
+	"bytes"
+	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -147,4 +151,49 @@ func TestProxiedClientsAreLimitedEach(t *testing.T) {
 			t.Fatal("the connection that ended still counts")
 		}
 	}
+}
+
+// TestHealthChecksAreNoClients: a balancer asks each second whether the node is
+// there. Lists and limits are for clients, and logs for what is worth reading.
+func TestHealthChecksAreNoClients(t *testing.T) {
+	check, err := (&proxyproto.Header{Version: 2, Command: proxyproto.LOCAL}).Format()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log lockedBuffer
+	s := start(t, func(o *smtpd.Options) {
+		o.Connectors[0].ProxyFrom = []string{"127.0.0.1"}
+		o.Connectors[0].Clients = []string{"192.0.2.0/24"}
+		o.Limits.MaxConnectionsPerClient = 1
+		o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	for range 3 { // at once
+		c := s.dial()
+		c.send(string(check))
+		c.want("220")
+		defer c.cmd("QUIT", "221")
+	}
+	client := s.dial()
+	client.send("PROXY TCP4 198.51.100.1 192.0.2.1 4711 25\r\n")
+	client.want("554 5.7.1")
+	if got := log.String(); strings.Count(got, "refused") != 1 {
+		t.Errorf("want the client's refusal alone to be logged:\n%s", got)
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

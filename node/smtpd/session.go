@@ -50,6 +50,8 @@ func (s *session) Mail(string, *smtp.MailOptions) error {
 		return reply(530, 5, 7, 0, "STARTTLS first")
 	case l.connector.Auth == AuthRequired && s.user == "":
 		return l.refuse(reasonAuth, reply(530, 5, 7, 0, "authentication required"))
+	case l.check && !l.connector.clients.allow(l.ctx, l.server.opts.Resolver, l.client): // it was let in to look only
+		return l.refuse(reasonClient, reply(554, 5, 7, 1, "your address "+l.client.String()+" may not use this archive"))
 	case s.declared > l.limits.MaxMessageSize:
 		return l.refuse(reasonSize, s.tooLarge())
 	case !l.connector.senders.allows(s.path):

@@ -62,8 +62,10 @@ func (l *link) handshake(conn net.Conn) (*tls.Conn, error) {
 	}
 	secured := tls.Server(conn, l.connector.TLSConfig)
 	if err := secured.HandshakeContext(ctx); err != nil {
-		l.connector.metrics.handshakeFailures.Inc()
-		l.log.Info("TLS handshake failed", slog.Any("err", err))
+		if !l.check { // which may well speak no TLS
+			l.connector.metrics.handshakeFailures.Inc()
+			l.log.Info("TLS handshake failed", slog.Any("err", err))
+		}
 		return nil, err
 	}
 	return secured, nil
