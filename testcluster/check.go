@@ -33,7 +33,12 @@ func (c *Cluster) Settle() { c.t.Helper(); c.SettleWithin(5 * time.Minute) }
 func (c *Cluster) SettleWithin(limit time.Duration) {
 	c.t.Helper()
 	c.Eventually(limit, "the cluster settles", c.unsettled)
+	// What is on its way to a node is not told as lacking: it has arrived by then.
+	time.Sleep(arrival)
+	c.Eventually(limit, "the cluster stays settled", c.unsettled)
 }
+
+const arrival = 300 * time.Millisecond
 
 // unsettled says what keeps the cluster from being settled.
 func (c *Cluster) unsettled() error {

@@ -46,8 +46,10 @@ chain (198.51.100.0/24) for the nodes among themselves. What it prints says how 
 send mail from the client, and how to cut networks and pull cables.
 
 Without --dir everything is gone after that; with it, node a is in FOLDER/a and so
-on, and the next start with the same folder goes on with the same cluster. The
-commands find node a of ./data by themselves; for any other, give them --data-dir.
+on, and the next start with the same folder goes on with the same cluster. All that
+are in it start, more than --nodes too, as when one joined by hand; one that was
+drained or removed does not, and no other takes its place. The commands find node a
+of ./data by themselves; for any other, give them --data-dir.
 "make run" is the first example.`,
 		Example: "  chainmail testcluster run --nodes 3 --lb --dir ./data\n  chainmail status\n  chainmail testcluster run --nodes 5 --copies 2 --replicas 3 --base-port 3000 --dir ./five\n  chainmail status --data-dir ./five/a\n  sudo chainmail testcluster run --lb --mode netns",
 		Args:    noArguments,
@@ -74,7 +76,7 @@ commands find node a of ./data by themselves; for any other, give them --data-di
 		},
 	}
 	flags := cmd.Flags()
-	flags.IntVar(&options.Nodes, "nodes", options.Nodes, "how many `NODES`")
+	flags.IntVar(&options.Nodes, "nodes", options.Nodes, "how many `NODES`, if FOLDER does not hold more")
 	flags.StringVar(&lb, "lb", lb, "whether there is a balancer in front of them: `WHETHER` yes, no or auto")
 	flags.Lookup("lb").NoOptDefVal = lbYes
 	flags.StringVar(&mode, "mode", mode, "where they run: `MODE` processes, on loopback, or netns, each on a host of its own")

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"chainmail/lb"
 	"chainmail/node/api"
 	"chainmail/node/client"
 	"chainmail/testcluster/netns"
@@ -49,6 +50,7 @@ type Processes struct {
 // process is one run of a node.
 type process struct {
 	cmd   *exec.Cmd
+	from  int64 // where what it says begins in its log
 	ended chan struct{}
 	asked bool // to end; under Processes.mu, as over
 	over  bool // it has ended
@@ -68,7 +70,8 @@ func New(o Options) (*Processes, error) {
 	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+	// The balancer's workers pass through it; nodes' directories are their own.
+	if err := lb.MakeDir(o.Dir); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of the nodes: %w: choose another", err)
 	}
 	p := &Processes{options: o, site: loopback{o.BasePort}, runs: map[string]*process{}}
@@ -85,21 +88,12 @@ func (p *Processes) DataDir(name string) string { return filepath.Join(p.options
 func (p *Processes) LogFile(name string) string { return p.DataDir(name) + ".log" }
 
 // Known names the nodes that have data in the directory, in order.
-func (p *Processes) Known() ([]string, error) {
-	entries, err := os.ReadDir(p.options.Dir)
-	var names []string
-	for _, e := range entries {
-		if name := e.Name(); e.IsDir() && Index(name) >= 0 && p.joined(name) {
-			names = append(names, name)
-		}
-	}
-	return names, err
-}
+func (p *Processes) Known() ([]string, error) { return known(p.options.Dir) }
 
-// joined reports whether a node belongs to a cluster already.
-func (p *Processes) joined(name string) bool {
-	_, err := os.Stat(filepath.Join(p.DataDir(name), "cluster"))
-	return err == nil
+// left reports whether a node that does not run was drained or removed.
+func (p *Processes) left(name string) bool {
+	names, err := p.Known()
+	return err == nil && slices.Contains(names, name) && hasLeft(p.options.Dir, name, readViews(p.options.Dir, names))
 }
 
 // Client asks the admin socket of a node. The caller closes it.
@@ -152,7 +146,7 @@ func (p *Processes) StartCommand(name string) string {
 	return p.site.prefix(name) + strings.Join(append([]string{p.options.Program}, p.command(name)...), " ")
 }
 
-// Start runs a node and returns when it is ready.
+// Start runs a node and returns when it is ready: an active member.
 func (p *Processes) Start(ctx context.Context, name string) error {
 	c := p.Client(name)
 	defer c.Close()
@@ -173,7 +167,7 @@ func (p *Processes) start(ctx context.Context, name string, ready func(context.C
 	if err != nil {
 		return err
 	}
-	r := &process{cmd: exec.Command(p.options.Program, p.command(name)...), ended: make(chan struct{})}
+	r := &process{cmd: exec.Command(p.options.Program, p.command(name)...), from: before.Size(), ended: make(chan struct{})}
 	r.cmd.Env = append(os.Environ(), p.options.Env...)
 	r.cmd.Stdout, r.cmd.Stderr = log, log
 	// A group of its own: Ctrl-C in a terminal goes to all of a group, and a
@@ -183,11 +177,19 @@ func (p *Processes) start(ctx context.Context, name string, ready func(context.C
 		return err
 	}
 	if err := r.await(ctx, ready); err != nil {
-		said := make([]byte, 4096)
-		n, _ := log.ReadAt(said, before.Size())
-		return fmt.Errorf("%s: %w\n%s", what(name), err, said[:n])
+		return fmt.Errorf("%s: %w%s", what(name), err, lastWords(log, r.from))
 	}
 	return nil
+}
+
+// up runs a node and returns when it answers, whatever its state is.
+func (p *Processes) up(ctx context.Context, name string) error {
+	c := p.Client(name)
+	defer c.Close()
+	return p.start(ctx, name, func(ctx context.Context) bool {
+		s, err := c.Status(ctx)
+		return err == nil && s.State != api.StateStarting
+	})
 }
 
 // run starts the process and waits for its end elsewhere.
@@ -263,6 +265,26 @@ func (p *Processes) JoinWith(ctx context.Context, name, peer, token string, opti
 	args := append([]string{"join-node", "--name", name, "--peer", p.Addr(peer, "http"), "--token", token}, options...)
 	_, err := p.Run(ctx, name, append(args, p.listeners(name)...)...)
 	return err
+}
+
+// started reports whether anything was.
+func (p *Processes) started() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.runs) > 0
+}
+
+// death says how a process ended that does not run any more.
+func (p *Processes) death(name string) error {
+	p.mu.Lock()
+	r := p.runs[name]
+	p.mu.Unlock()
+	log, err := os.Open(p.LogFile(name))
+	if err != nil {
+		return fmt.Errorf("%s ended (%v), and its log cannot be read: %w", what(name), r.cmd.ProcessState, err)
+	}
+	defer log.Close()
+	return fmt.Errorf("%s ended (%v)%s", what(name), r.cmd.ProcessState, lastWords(log, r.from))
 }
 
 // Running names the nodes that run, in order.

@@ -42,93 +42,193 @@ func Run(ctx context.Context, o RunOptions) (err error) {
 			return err
 		}
 	}
+	r := &run{RunOptions: o, died: make(chan end, maxNodes+1), told: map[string]bool{}}
+	if o.Dir == "" {
+		if err := r.makeTemp(); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, r.removeTemp()) }()
+	}
+	if r.plan, err = makePlan(r.Dir, o.Nodes); err != nil {
+		return err
+	}
 	var lab *netns.Lab
 	if o.NetNS {
-		if lab, err = NewLab(o.Nodes); err != nil {
+		if lab, err = NewLab(r.plan.hosts()); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, lab.Close()) }()
 	}
-	kept := o.Dir != ""
-	if !kept {
-		if o.Dir, err = os.MkdirTemp("", "chainmail-cluster"); err != nil {
-			return err
-		}
-		defer func() {
-			err = errors.Join(err, os.RemoveAll(o.Dir))
-			fmt.Fprintf(o.Out, "%s is removed; name a directory with --dir to keep the mail.\n", o.Dir)
-		}()
-	}
-	died := make(chan end, maxNodes+1)
-	p, err := New(Options{Program: o.Program, Dir: o.Dir, BasePort: o.BasePort, Lab: lab, Ended: func(name string, state *os.ProcessState) {
-		died <- end{name, state}
+	r.p, err = New(Options{Program: o.Program, Dir: r.Dir, BasePort: o.BasePort, Lab: lab, Ended: func(name string, state *os.ProcessState) {
+		r.died <- end{name, state}
 	}})
 	if err != nil {
 		return err
 	}
-	defer func() {
-		fmt.Fprintln(o.Out, "Stopping all nodes.")
-		err = errors.Join(err, p.StopAll())
-		if kept {
-			fmt.Fprintf(o.Out, "The data is kept in %s.\n", o.Dir)
-		}
-	}()
-	if err := bringUp(ctx, p, o); err != nil {
+	defer func() { err = errors.Join(err, r.stop(err)) }()
+	if err := r.bringUp(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil // asked to end while it began
 		}
 		return err
 	}
-	explain(o.Out, p)
-	return watch(ctx, p, o.Out, died)
+	explain(o.Out, r.p)
+	return r.watch(ctx)
 }
 
-// bringUp starts the nodes that Dir holds, lets the others join, and waits
+// run is one Run.
+type run struct {
+	RunOptions
+	temp bool // Dir is removed at the end
+	plan plan
+	p    *Processes // nil until there can be processes
+	died chan end
+	told map[string]bool // who is known to have left
+}
+
+func (r *run) makeTemp() (err error) {
+	r.temp = true
+	if r.Dir, err = os.MkdirTemp("", "chainmail-cluster"); err != nil {
+		return err
+	}
+	return os.Chmod(r.Dir, 0o711) //nolint:gosec // for the balancer's workers; nodes' directories are their own
+}
+
+func (r *run) removeTemp() error {
+	err := os.RemoveAll(r.Dir)
+	if r.p != nil && r.p.started() {
+		fmt.Fprintf(r.Out, "%s is removed; name a directory with --dir to keep the mail.\n", r.Dir)
+	}
+	return err
+}
+
+// stop stops all, and says where the data is unless that goes too. Where nothing
+// was started, because something was wrong, it says nothing.
+func (r *run) stop(wrong error) error {
+	if !r.p.started() {
+		return nil
+	}
+	if len(r.p.Running()) > 0 {
+		fmt.Fprintln(r.Out, "Stopping all nodes.")
+	}
+	err := r.p.StopAll()
+	switch {
+	case r.temp:
+	case wrong != nil || err != nil:
+		fmt.Fprintf(r.Out, "The data is kept in %[1]s, and what the nodes said in %[1]s/*.log.\n", r.Dir)
+	default:
+		fmt.Fprintf(r.Out, "The data is kept in %s.\n", r.Dir)
+	}
+	return err
+}
+
+// bringUp starts the members that Dir holds, lets the others join, and waits
 // until all are members in full.
-func bringUp(ctx context.Context, p *Processes, o RunOptions) error {
+func (r *run) bringUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("not within %v", startLimit))
 	defer cancel()
-	names := make([]string, o.Nodes)
-	for i := range names {
-		names[i] = Name(i)
+	if err := r.p.keepPlace(len(r.plan.members) > 0); err != nil {
+		return err
 	}
-	known, err := p.Known()
+	all := r.plan.all()
+	if r.Balancer {
+		all = append(all, Balancer)
+	}
+	if err := r.p.Check(all...); err != nil {
+		return err
+	}
+	fmt.Fprint(r.Out, r.plan.say(r.Dir, r.Nodes))
+	names, err := r.startMembers(ctx)
+	if err == nil {
+		names, err = r.joinFresh(ctx, names)
+	}
 	if err != nil {
 		return err
 	}
-	if len(known) > 0 && (!slices.Contains(known, names[0]) || len(known) > o.Nodes) {
-		return fmt.Errorf("%s holds the nodes %s: give --nodes %d, or another --dir", o.Dir, strings.Join(known, ", "), Index(known[len(known)-1])+1)
+	if change := r.policies(); len(change) > 0 {
+		if _, err := r.p.Run(ctx, names[0], append([]string{"cluster", "set"}, change...)...); err != nil {
+			return err
+		}
 	}
-	if err := p.keepPlace(len(known) > 0); err != nil {
-		return err
+	if !r.Balancer {
+		return nil
 	}
-	all := slices.Clone(names)
-	if o.Balancer {
-		all = append(all, Balancer)
+	return r.p.StartBalancer(ctx, names...)
+}
+
+// startMembers starts those that have data, and returns who of them is active.
+func (r *run) startMembers(ctx context.Context) ([]string, error) {
+	for _, name := range r.plan.members {
+		if err := r.p.up(ctx, name); err != nil && !r.isGone(name) {
+			return nil, err
+		}
 	}
-	if err := p.Check(all...); err != nil {
-		return err
+	return r.settle(ctx, r.plan.members)
+}
+
+// joinFresh lets the new nodes join those that are active; without any, the first
+// one founds the cluster. It returns all of them.
+func (r *run) joinFresh(ctx context.Context, names []string) ([]string, error) {
+	if len(r.plan.fresh) == 0 {
+		return names, nil
 	}
-	fmt.Fprintf(o.Out, "Starting %s in %s.\n", strings.Join(names, ", "), o.Dir)
-	for _, name := range names {
-		if name != names[0] && !p.joined(name) {
-			if err := p.Join(ctx, name, names[0]); err != nil {
-				return err
+	for _, name := range r.plan.fresh {
+		if len(names) > 0 {
+			if err := r.p.Join(ctx, name, names[0]); err != nil {
+				return nil, err
 			}
 		}
-		if err := p.Start(ctx, name); err != nil {
-			return err
+		if err := r.p.Start(ctx, name); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return r.settle(ctx, names)
+}
+
+// isGone reports whether a node has ended because it is no member any more, and
+// says so once.
+func (r *run) isGone(name string) bool {
+	if r.p.PID(name) != 0 || !r.p.left(name) {
+		return false
+	}
+	if !r.told[name] {
+		fmt.Fprint(r.Out, leftLine(r.Dir, name))
+	}
+	r.told[name] = true
+	return true
+}
+
+// settle waits until all nodes are active but those that leave, and returns the
+// active ones. That a node was drained while it did not run, it learns from the
+// others.
+func (r *run) settle(ctx context.Context, names []string) ([]string, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		names = slices.DeleteFunc(slices.Clone(names), r.isGone)
+		if len(names) == 0 {
+			return nil, errors.New("no node is a member any more")
+		}
+		for _, name := range names {
+			if r.p.PID(name) == 0 {
+				return nil, r.p.death(name)
+			}
+		}
+		active, err := r.p.active(ctx, names)
+		if err == nil && len(active) > 0 {
+			return active, nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, incomplete(ctx, err)
 		}
 	}
-	if change := o.policies(); len(change) > 0 {
-		if _, err := p.Run(ctx, names[0], append([]string{"cluster", "set"}, change...)...); err != nil {
-			return err
-		}
-	}
-	if err := p.AwaitActive(ctx, names...); err != nil || !o.Balancer {
-		return err
-	}
-	return p.StartBalancer(ctx, names...)
 }
 
 // keepPlace notes where the nodes are, and refuses to start those that have
@@ -159,37 +259,51 @@ func (o RunOptions) policies() (args []string) {
 
 // AwaitActive waits until the first of the nodes sees all of them active.
 func (p *Processes) AwaitActive(ctx context.Context, names ...string) error {
-	c := p.Client(names[0])
-	defer c.Close()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		view, err := c.Cluster(ctx)
-		if err == nil {
-			if err = missing(view, names); err == nil {
-				return nil
-			}
+		active, err := p.active(ctx, names)
+		if err == nil && len(active) == len(names) {
+			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("the cluster is not complete: %w: %w", context.Cause(ctx), err)
+			return incomplete(ctx, err)
 		}
 	}
 }
 
-// missing says which of the nodes is not active.
-func missing(view api.Cluster, names []string) error {
+func incomplete(ctx context.Context, err error) error {
+	if err == nil {
+		err = errors.New("nodes are draining")
+	}
+	return fmt.Errorf("the cluster is not complete: %w: %w", context.Cause(ctx), err)
+}
+
+// active are those that the first of the nodes sees so. It is an error when one
+// is neither that nor draining.
+func (p *Processes) active(ctx context.Context, names []string) (active []string, err error) {
+	c := p.Client(names[0])
+	defer c.Close()
+	view, err := c.Cluster(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range names {
 		i := slices.IndexFunc(view.Members, func(m api.Member) bool { return m.Name == name })
-		switch {
-		case i < 0:
-			return fmt.Errorf("%s is no member", name)
-		case view.Members[i].State != api.StateActive:
-			return fmt.Errorf("%s is %s", name, view.Members[i].State)
+		if i < 0 {
+			return nil, fmt.Errorf("%s is no member", name)
+		}
+		switch state := view.Members[i].State; state {
+		case api.StateActive:
+			active = append(active, name)
+		case api.StateDraining:
+		default:
+			return nil, fmt.Errorf("%s is %s", name, state)
 		}
 	}
-	return nil
+	return active, nil
 }
 
 // explain tells a person what runs and what to try.
@@ -228,16 +342,18 @@ type end struct {
 
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
-// watch reports nodes, and the balancer, when they die, until ctx ends.
-func watch(ctx context.Context, p *Processes, w io.Writer, died <-chan end) error {
+// watch reports nodes, and the balancer, when they die or leave, until ctx ends.
+func (r *run) watch(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case d := <-died:
-			fmt.Fprintf(w, "%s ended (%v). To start it again, in another terminal:\n  %s\n", capital(what(d.name)), d.state, p.StartCommand(d.name))
+		case d := <-r.died:
+			if !r.isGone(d.name) {
+				fmt.Fprintf(r.Out, "%s ended (%v). To start it again, in another terminal:\n  %s\n", capital(what(d.name)), d.state, r.p.StartCommand(d.name))
+			}
 		}
-		if !slices.ContainsFunc(p.Running(), func(name string) bool { return name != Balancer }) {
+		if !slices.ContainsFunc(r.p.Running(), func(name string) bool { return name != Balancer }) {
 			return errors.New("no node is left: see their logs")
 		}
 	}
