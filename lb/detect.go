@@ -68,7 +68,7 @@ func parseNginx(out string) (Nginx, error) {
 	n := DebianNginx()
 	v := versionLine.FindStringSubmatch(out)
 	if v == nil {
-		return n, errors.New("it does not say which version of nginx it is")
+		return n, errors.New("it does not say which version of nginx it is: name nginx's program with --nginx")
 	}
 	var err error
 	if n.Version, err = ParseVersion(v[1]); err != nil {

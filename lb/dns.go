@@ -47,6 +47,13 @@ type dnsData struct {
 	Odd    []Node // whose SMTP port is not 25
 }
 
+// UnknownNodeError is a name of DNS.Also that no node has.
+type UnknownNodeError struct{ Name string }
+
+func (e *UnknownNodeError) Error() string {
+	return fmt.Sprintf("--also names %q, which is no node of the cluster", e.Name)
+}
+
 // RenderDNS is a piece of a zone file: MX records of one preference, so that
 // clients try the nodes in random order (RFC 5321 5.1), SRV records with the
 // ports (RFC 2782), and the hosts' addresses. Members that leave the cluster are
@@ -72,7 +79,7 @@ func RenderDNS(c Cluster, d DNS) ([]byte, error) {
 	}
 	for name := range d.Also {
 		if _, ok := c.node(name); !ok {
-			return nil, fmt.Errorf("--also names %q, which is no node of the cluster", name)
+			return nil, &UnknownNodeError{name}
 		}
 	}
 	text, err := execute("dns.tmpl", data)

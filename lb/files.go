@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -56,9 +57,13 @@ const (
 // Install checks, renames and reloads.
 func (c Commands) Install(ctx context.Context, files []File) (err error) {
 	var back undo
+	before := "the one before stays"
+	if !anyThere(files) {
+		before = "and there is none before it: no configuration is in force yet"
+	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, back.restore())
+			err = errors.Join(advise(err), back.restore())
 		}
 	}()
 	for _, f := range files {
@@ -68,7 +73,7 @@ func (c Commands) Install(ctx context.Context, files []File) (err error) {
 			}
 		}
 	}
-	if err := c.checkCandidates(ctx, files); err != nil {
+	if err := c.checkCandidates(ctx, files, before); err != nil {
 		return err
 	}
 	for _, f := range files {
@@ -85,7 +90,7 @@ func (c Commands) Install(ctx context.Context, files []File) (err error) {
 					_ = writeFile(f.Path+suffixRefused, f.Text) // it is only for people
 				}
 			}
-			return fmt.Errorf("the new configuration is refused, the one before stays; see the files with %s: %w", suffixRefused, err)
+			return fmt.Errorf("the new configuration is refused, %s; see the files with %s: %w", before, suffixRefused, err)
 		}
 	}
 	back.checked = true
@@ -95,7 +100,7 @@ func (c Commands) Install(ctx context.Context, files []File) (err error) {
 	}
 	if reload != nil {
 		if err := reload(ctx); err != nil {
-			return fmt.Errorf("the reload failed, the configuration before stays: %w", err)
+			return fmt.Errorf("the reload failed with the new configuration, %s: %w", before, err)
 		}
 	}
 	for _, f := range files {
@@ -104,8 +109,17 @@ func (c Commands) Install(ctx context.Context, files []File) (err error) {
 	return nil
 }
 
+// anyThere reports whether a balancer has any of these files already, whoever
+// wrote them.
+func anyThere(files []File) bool {
+	return slices.ContainsFunc(files, func(f File) bool {
+		_, err := os.Stat(f.Path)
+		return !f.Support && err == nil
+	})
+}
+
 // checkCandidates checks each file under another name.
-func (c Commands) checkCandidates(ctx context.Context, files []File) error {
+func (c Commands) checkCandidates(ctx context.Context, files []File, before string) error {
 	if !strings.Contains(c.Check, Candidate) {
 		return nil
 	}
@@ -121,7 +135,7 @@ func (c Commands) checkCandidates(ctx context.Context, files []File) error {
 			if renamed := os.Rename(name, f.Path+suffixRefused); renamed != nil {
 				return errors.Join(err, renamed)
 			}
-			return fmt.Errorf("the new configuration is refused, the one before stays; see %s: %w", f.Path+suffixRefused, err)
+			return fmt.Errorf("the new configuration is refused, %s; see %s: %w", before, f.Path+suffixRefused, err)
 		}
 		os.Remove(name)
 	}

@@ -41,13 +41,13 @@ func TestCommands(t *testing.T) {
 	}{
 		"first":                          {text: "good", want: "ca: CA, conf: good, reloaded: 1"},
 		"changed":                        {before: "old", text: "good", want: "ca: CA, conf: good, reloaded: 1"},
-		"refused":                        {before: "old", text: "bad", want: "ca: old CA, conf: old, conf.refused: bad", problem: "is refused"},
-		"refused at first":               {text: "bad", want: "ca: old CA, conf.refused: bad", problem: "is refused"},
+		"refused":                        {before: "old", text: "bad", want: "ca: old CA, conf: old, conf.refused: bad", problem: "is refused, the one before stays; see "},
+		"refused at first":               {text: "bad", want: "ca: old CA, conf.refused: bad", problem: "is refused, and there is none before it: no configuration is in force yet; see "},
 		"in place":                       {before: "old", text: "good", inPlace: true, want: "ca: CA, conf: good, reloaded: 1"},
-		"refused in place":               {before: "old", text: "bad", inPlace: true, want: "ca: old CA, conf: old, conf.refused: bad", problem: "is refused"},
-		"refused in place at first":      {text: "bad", inPlace: true, want: "ca: old CA, conf.refused: bad", problem: "is refused"},
-		"no reload":                      {before: "old", text: "good", noLoad: true, want: "ca: old CA, conf: old, no-reload: ", problem: "reload failed"},
-		"no reload at first, as checked": {text: "good", noLoad: true, want: "ca: old CA, conf: good, no-reload: ", problem: "reload failed"},
+		"refused in place":               {before: "old", text: "bad", inPlace: true, want: "ca: old CA, conf: old, conf.refused: bad", problem: "is refused, the one before stays; see "},
+		"refused in place at first":      {text: "bad", inPlace: true, want: "ca: old CA, conf.refused: bad", problem: "is refused, and there is none before it: no configuration is in force yet; see "},
+		"no reload":                      {before: "old", text: "good", noLoad: true, want: "ca: old CA, conf: old, no-reload: ", problem: "the reload failed with the new configuration, the one before stays: "},
+		"no reload at first, as checked": {text: "good", noLoad: true, want: "ca: old CA, conf: good, no-reload: ", problem: "no configuration is in force yet: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "it's a folder")

@@ -28,10 +28,12 @@ var (
 // Validate says what is wrong.
 func (k Keepalived) Validate() error {
 	switch {
-	case !interfacePattern.MatchString(k.Interface):
-		return fmt.Errorf("--interface is %q: name the network interface of the shared address, such as eth0", k.Interface)
 	case !k.Own.IsValid() || k.Own.Zone() != "":
 		return errors.New("--own is missing: give this balancer's own address in the network of the shared one")
+	case k.Interface == "":
+		return errors.New("--interface is missing: name the network interface of the shared address, such as eth0")
+	case !interfacePattern.MatchString(k.Interface):
+		return fmt.Errorf("--interface is %q: name the network interface of the shared address, such as eth0", k.Interface)
 	case len(k.Others) == 0:
 		return errors.New("--other is missing: give the address of the other balancer")
 	case len(k.Shared) == 0:

@@ -79,7 +79,7 @@ func (l Layout) Validate() error {
 				return fmt.Errorf("%s is %q: write an IP address and a port, such as 192.0.2.10:25", s.flag, a)
 			}
 			if other, taken := used[a]; taken {
-				return fmt.Errorf("%s and %s are both %s", other, s.flag, a)
+				return fmt.Errorf("%s and %s are both %s: give one of them another port", other, s.flag, a)
 			}
 			used[a] = s.flag
 		}

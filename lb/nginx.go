@@ -291,6 +291,18 @@ func (d nginxData) HasPassthrough() bool { return len(d.HTTP) > 0 && d.IsPassthr
 // HasHTTP reports whether there is anything for the http block.
 func (d nginxData) HasHTTP() bool { return d.Verifies() }
 
+// Validate says what is wrong with the name of a part.
+func (p Part) Validate() error {
+	switch p {
+	case Complete, MainPart, StreamPart, HTTPPart:
+		return nil
+	}
+	return fmt.Errorf("--include is %q: use %s, %s or %s", p, MainPart, StreamPart, HTTPPart)
+}
+
+// Verifies reports whether the part names the cluster's CA in this layout.
+func (p Part) Verifies(l Layout) bool { return l.Verifies() && (p == Complete || p == HTTPPart) }
+
 // RenderNginx is nginx's configuration. A cluster in which no node is in gets all
 // of them in.
 func RenderNginx(c Cluster, l Layout, n Nginx, part Part) ([]byte, error) {
@@ -326,7 +338,7 @@ func RenderNginx(c Cluster, l Layout, n Nginx, part Part) ([]byte, error) {
 	case Complete:
 		body, err = completeNginx(d)
 	default:
-		return nil, fmt.Errorf("--include is %q: use %s, %s or %s", part, MainPart, StreamPart, HTTPPart)
+		return nil, part.Validate()
 	}
 	if err != nil {
 		return nil, err

@@ -163,7 +163,7 @@ func (o *Own) begin(ctx context.Context) (unlock func(), err error) {
 	if _, err := os.Stat(o.ConfigFile()); err == nil {
 		if err := o.again(ctx); err != nil {
 			unlock()
-			return nil, err
+			return nil, advise(err)
 		}
 	}
 	return unlock, nil
@@ -190,7 +190,7 @@ func (o *Own) run(ctx context.Context) error {
 // again starts nginx with what an earlier run left.
 func (o *Own) again(ctx context.Context) error {
 	if err := o.commands().checkInPlace(ctx, o.ConfigFile()); err != nil {
-		o.opts.Logger.Warn("the configuration of an earlier run is not used", "err", err.Error())
+		o.opts.Logger.Warn("the configuration of an earlier run is not used", "err", advise(err).Error())
 		return os.Rename(o.ConfigFile(), o.ConfigFile()+suffixRefused) // kept: the check may have failed for other reasons
 	}
 	o.opts.Logger.Info("nginx starts with the configuration of an earlier run", "file", o.ConfigFile())
@@ -232,6 +232,13 @@ func (o *Own) reload(ctx context.Context) error {
 		now := children(master.Pid)
 		return len(before) == 0 || slices.ContainsFunc(now, func(pid string) bool { return !slices.Contains(before, pid) })
 	})
+}
+
+// runs reports whether nginx does.
+func (o *Own) runs() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.master != nil
 }
 
 // children are the processes of nginx's workers; none where the system does not
@@ -384,7 +391,7 @@ func (o *Own) ended(err error) error {
 	if o.emerged != "" {
 		how += ": " + o.emerged
 	}
-	return fmt.Errorf("nginx ended: %s", how)
+	return advise(fmt.Errorf("nginx ended: %s", how))
 }
 
 // stop ends nginx: first without new connections, then at once.
@@ -430,8 +437,12 @@ func (o *Own) rotate() {
 
 // lockDir makes sure that one process at a time owns a folder.
 func lockDir(dir string) (unlock func(), err error) {
-	if unlock, err = lockFile(filepath.Join(dir, "lock")); errors.Is(err, syscall.EWOULDBLOCK) {
+	unlock, err = lockFile(filepath.Join(dir, "lock"))
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK):
 		err = fmt.Errorf("another 'chainmail lb run' uses %s: end that first, or name another folder with --dir", dir)
+	case errors.Is(err, fs.ErrPermission): // somebody else's, of a run by another user
+		err = fmt.Errorf("%w: let the user who runs this own all of it: chown -R USER %s", err, dir)
 	}
 	return unlock, err
 }

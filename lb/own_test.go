@@ -263,7 +263,8 @@ func TestOwnNginxSaysThatItsPortIsTaken(t *testing.T) {
 	o := runOwned(t, ownWorld(t), t.TempDir(), netip.MustParseAddrPort(l.Addr().String()))
 	err = <-o.ended
 	o.ended <- nil
-	if err == nil || !strings.Contains(err.Error(), "bind() to "+l.Addr().String()) {
+	port := fmt.Sprint(netip.MustParseAddrPort(l.Addr().String()).Port())
+	if err == nil || !strings.Contains(err.Error(), "bind() to "+l.Addr().String()) || !strings.Contains(err.Error(), "ss -ltnp 'sport = :"+port+"'") {
 		t.Error(err)
 	}
 }

@@ -12,9 +12,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +30,8 @@ type Options struct {
 	Layout Layout
 	// Render makes the files of a cluster; they name Layout.CA where they need it.
 	Render func(Cluster) ([]File, error)
+	// NoCA: none of the files names Layout.CA, so it is not written.
+	NoCA bool
 	// Peers are HTTP addresses of members, any of them.
 	Peers   []string
 	Dial    Dialer
@@ -168,8 +172,11 @@ func New(o Options) (*Watcher, error) {
 func (w *Watcher) Run(ctx context.Context) error {
 	defer w.follower.close()
 	unlock, err := lockFile(w.opts.State + ".lock")
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return fmt.Errorf("another 'chainmail lb' keeps the files beside %s: end that first", w.opts.State)
+	}
 	if err != nil {
-		return fmt.Errorf("another 'chainmail lb' keeps the files beside %s: end that first: %w", w.opts.State, err)
+		return fmt.Errorf("cannot write: %w: let this user write into %s, or name another place", err, filepath.Dir(w.opts.State))
 	}
 	defer unlock()
 	w.remember()
@@ -193,7 +200,11 @@ func (w *Watcher) round(ctx context.Context) {
 	}
 	if err != nil {
 		w.metrics.blind.Inc()
-		w.tell("follow", slog.LevelError, "the cluster cannot be followed, the balancer stays as it is", "err", err.Error())
+		if w.balances() {
+			w.tell("follow", slog.LevelError, "the cluster cannot be followed, the balancer stays as it is", "err", err.Error())
+		} else {
+			w.tell("follow", slog.LevelError, "the cluster cannot be followed, and no configuration is in force yet: nothing is balanced until a member answers", "err", err.Error())
+		}
 		err = fmt.Errorf("the cluster cannot be followed: %w", err)
 	} else {
 		w.good("follow", "the cluster can be followed again")
@@ -217,6 +228,21 @@ func (w *Watcher) round(ctx context.Context) {
 		}
 		s.Current = s.Current && w.broken == nil
 	})
+}
+
+// owns reports whether the balancer is this process's own.
+func (w *Watcher) owns() bool {
+	_, own := w.opts.Install.(*Own)
+	return own
+}
+
+// balances reports whether a configuration was ever in force, also by an earlier
+// run: before that there is nothing that stays as it is.
+func (w *Watcher) balances() bool {
+	if own, ok := w.opts.Install.(*Own); ok {
+		return own.runs()
+	}
+	return w.ready || w.applied != ""
 }
 
 // look asks the cluster, and every node beside it.
@@ -394,11 +420,15 @@ func join(list []netip.Addr) string {
 func (w *Watcher) files(ctx context.Context) ([]File, error) {
 	files, err := w.opts.Render(w.cluster)
 	if err != nil {
-		w.tell("render", slog.LevelError, "the configuration cannot be made, the one before stays", "err", err.Error())
+		if w.balances() {
+			w.tell("render", slog.LevelError, "the configuration cannot be made, the one before stays", "err", err.Error())
+		} else {
+			w.tell("render", slog.LevelError, "the configuration cannot be made, and none is in force yet: nothing is balanced", "err", err.Error())
+		}
 		return nil, err
 	}
 	w.good("render", "the configuration can be made again")
-	if w.opts.Layout.CA == "" {
+	if w.opts.Layout.CA == "" || w.opts.NoCA {
 		return files, nil
 	}
 	if now := time.Now(); w.ca == nil || now.Sub(w.caAsked) >= caEvery {
@@ -477,7 +507,11 @@ func (w *Watcher) install(ctx context.Context, files []File) error {
 		w.failed, w.failure, w.retryAt = want, err, time.Now().Add(w.retry)
 		w.metrics.reloads.WithLabelValues("failed").Inc()
 		w.note(func(s *Status) { s.Failures++ })
-		w.opts.Logger.Error("the new configuration is not in force, the one before is", "why", why, "retry_in", w.retry.String(), "err", err.Error())
+		if w.balances() || anyThere(files) && !w.owns() {
+			w.opts.Logger.Error("the new configuration is not in force, the one before is", "why", why, "retry_in", w.retry.String(), "err", err.Error())
+		} else {
+			w.opts.Logger.Error("no configuration is in force yet: nothing is balanced", "why", why, "retry_in", w.retry.String(), "err", err.Error())
+		}
 		return err
 	}
 	w.opts.Logger.Info("the balancer has a new configuration", "why", why, "files", paths(files))

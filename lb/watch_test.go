@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -367,6 +368,82 @@ func TestWatchKeepsWhoTakesMailWhileNobodyTells(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
+}
+
+// TestWatchThatNeverBalancedSaysSo: at a first start nothing stays as it is, since
+// there is nothing.
+func TestWatchThatNeverBalancedSaysSo(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(members(3))
+		dead := map[string]string{"a": "dead", "b": "dead", "c": "dead", "w": "dead"}
+		w.nodes = dead
+		b := start(t, w, dir, aHTTP)
+		b.expect(t, 3*time.Second, "")
+		refuse := func(err error) {
+			b.installer.mu.Lock()
+			defer b.installer.mu.Unlock()
+			b.installer.fail = err
+		}
+		refuse(errors.New("no"))
+		w.change(func() { w.nodes = map[string]string{} })
+		b.expect(t, 20*time.Second, "")
+		said := b.log.String()
+		for _, want := range []string{
+			"the cluster cannot be followed, and no configuration is in force yet: nothing is balanced until a member answers",
+			`"no configuration is in force yet: nothing is balanced"`,
+		} {
+			if !strings.Contains(said, want) {
+				t.Errorf("%q is not in\n%s", want, said)
+			}
+		}
+		if strings.Contains(said, "before") || strings.Contains(said, "stays") {
+			t.Error("of a first start:", said)
+		}
+		refuse(nil)
+		b.expect(t, 2*time.Minute, "mail abc, web abc")
+		b.stop()
+
+		w.nodes = dead // and from now on there is one
+		b = start(t, w, dir, aHTTP)
+		defer b.stop()
+		b.expect(t, 3*time.Second, "")
+		refuse(errors.New("no"))
+		w.change(func() { w.nodes = map[string]string{"a": api.StateFull} })
+		b.expect(t, 20*time.Second, "")
+		said = b.log.String()
+		if !strings.Contains(said, "the balancer stays as it is") || !strings.Contains(said, "the one before is") || strings.Contains(said, "no configuration is in force yet") {
+			t.Error("of a later start:", said)
+		}
+	})
+}
+
+// TestWatchWritesNoCAThatNobodyReads: a stream block names none, though the layout
+// has HTTP for another file's sake.
+func TestWatchWritesNoCAThatNobodyReads(t *testing.T) {
+	for _, none := range []bool{true, false} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			file, layout := filepath.Join(dir, "out"), standard()
+			layout.CA = file + ".ca.pem"
+			w, err := lb.New(lb.Options{
+				Layout: layout, NoCA: none, Render: short(file), Peers: []string{aHTTP}, Dial: newWorld(members(3)).dial, Install: &installer{},
+				State: file + ".state", Logger: slog.New(slog.DiscardHandler),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if err := w.Run(ctx); err != nil {
+				t.Fatal(err)
+			}
+			_, err = os.Stat(layout.CA)
+			if s := w.Status(); !s.Current || errors.Is(err, fs.ErrNotExist) != none {
+				t.Errorf("without a CA %v: %v, %+v", none, err, s)
+			}
+		})
+	}
 }
 
 // cutOff is how the cluster looks from name when it sees only those.

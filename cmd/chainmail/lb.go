@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
+	"os/user"
 	"strconv"
 	"strings"
 
@@ -14,14 +16,38 @@ import (
 	"github.com/spf13/pflag"
 
 	"chainmail/lb"
+	"chainmail/node"
 	"chainmail/node/api"
 	"chainmail/node/client"
 )
+
+// lbFixed are the flags of lb commands whose values are few.
+var lbFixed = map[string][]cobra.Completion{
+	"include":    {string(lb.MainPart), string(lb.StreamPart), string(lb.HTTPPart)},
+	"http-mode":  {string(lb.Proxy), string(lb.Passthrough)},
+	"log-level":  {"debug", "info", "warn", "error"},
+	"log-format": {string(node.LogText), string(node.LogJSON)},
+}
+
+// completeFixed lets shells complete the values of flags that have few.
+func completeFixed(commands []*cobra.Command) {
+	for _, c := range commands {
+		for flag, values := range lbFixed {
+			if c.Flags().Lookup(flag) == nil {
+				continue
+			}
+			if err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+				panic(err) // the flag is there
+			}
+		}
+	}
+}
 
 func newLBCommand() *cobra.Command {
 	cmd := group("lb", "Keep a balancer in front of the cluster",
 		newLBNginxCommand(), newLBHAProxyCommand(), newLBKeepalivedCommand(), newLBDNSCommand(),
 		newLBWatchCommand(), newLBRunCommand(), newLBCheckCommand())
+	completeFixed(cmd.Commands())
 	cmd.Long = `Makes the configuration of a balancer, and keeps it as the cluster is: one address
 for mail and one for HTTP, whatever node dies, drains or joins.
 
@@ -35,7 +61,7 @@ The cluster is asked at --peer, the HTTP port of any member, with the API token 
 Every flag can stand in ` + systemLBConfig + ` (--config) under its own name, for
 example "source-address: 192.0.2.10", or in the environment as
 CHAINMAIL_LB_SOURCE_ADDRESS. Flags count before the environment, and that before
-the file. packaging/lb.yaml has all of them.`
+the file. ` + lbSample + ` has all of them.`
 	return cmd
 }
 
@@ -78,7 +104,7 @@ func (s *lbSource) open() (dial lb.Dialer, peers []string, err error) {
 	for _, peer := range s.peers {
 		a, err := dial(peer)
 		if err != nil {
-			return nil, nil, usageError{fmt.Errorf("--peer: %w", err)}
+			return nil, nil, usageError{fmt.Errorf("--peer: %w or [2001:db8::1]:8025", err)}
 		}
 		a.Close()
 	}
@@ -90,19 +116,33 @@ func (s *lbSource) token() (string, error) {
 	from := "$" + lbTokenVariable
 	if s.tokenFile != "" {
 		b, err := os.ReadFile(s.tokenFile)
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrPermission): // a matter of the machine: the next start may be better
+			return "", fmt.Errorf("--token-file: %w: let the user %s read it; for the packaged service: chown root:chainmail-lb %s, chmod 640 %s", err, thisUser(), s.tokenFile, s.tokenFile)
+		case err != nil:
 			return "", usageError{fmt.Errorf("--token-file: %w", err)}
 		}
-		text, from = string(b), s.tokenFile
+		text, from = string(b), "--token-file "+s.tokenFile
 	}
 	if text = strings.TrimSpace(text); text == "" {
 		return "", usageError{fmt.Errorf("%s holds no API token, which --peer needs: write the output of 'chainmail token api --name lb --scope cluster' on any node into a file, and name it with --token-file", from)}
 	}
+	if _, ok := api.ParseSecret(api.APITokenPrefix, text); !ok {
+		return "", usageError{fmt.Errorf("%s holds no API token, or not the whole of one: it begins with '%s', and 'chainmail token api' on any node makes one", from, api.APITokenPrefix)}
+	}
 	return text, nil
 }
 
+// thisUser is the name of who runs this, or the number.
+func thisUser() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return strconv.Itoa(os.Geteuid())
+}
+
 // ask asks once.
-func (s *lbSource) ask(ctx context.Context, l lb.Layout) (cluster api.Cluster, ca []byte, err error) {
+func (s *lbSource) ask(ctx context.Context, withCA bool) (cluster api.Cluster, ca []byte, err error) {
 	dial, peers, err := s.open()
 	if err != nil {
 		return cluster, nil, err
@@ -111,7 +151,7 @@ func (s *lbSource) ask(ctx context.Context, l lb.Layout) (cluster api.Cluster, c
 	for _, peer := range peers {
 		a, err := dial(peer)
 		if err == nil {
-			if cluster, err = a.Cluster(ctx); err == nil && l.CA != "" {
+			if cluster, err = a.Cluster(ctx); err == nil && withCA {
 				ca, err = a.CA(ctx)
 			}
 			a.Close()

@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -49,7 +51,7 @@ func TestLBRefusals(t *testing.T) {
 		want   string
 	}{
 		{args: "nginx", config: "smpt: x", want: "chainmail: config: smpt: unknown key (x): did you mean smtp?"},
-		{args: "nginx", config: "colour: red", want: "chainmail: config: colour: unknown key (red): remove it; packaging/lb.yaml lists every key"},
+		{args: "nginx", config: "colour: red", want: "chainmail: config: colour: unknown key (red): remove it; /usr/share/doc/chainmail/examples/lb.yaml lists every key"},
 		{args: "nginx", config: "smtp: {a: b}", want: "not a value or a list of values"},
 		{args: "nginx", config: "- a", want: "not YAML of keys and values"},
 		{args: "nginx", config: "http-on-front: perhaps", want: "http-on-front: cannot be used (perhaps): see chainmail lb nginx --help"},
@@ -64,7 +66,12 @@ func TestLBRefusals(t *testing.T) {
 		{args: "nginx --nginx-version 1", want: "--nginx-version"},
 		{args: "nginx --peer 192.0.2.1:8025", want: "$CHAINMAIL_TOKEN holds no API token, which --peer needs: write the output of 'chainmail token api --name lb --scope cluster'"},
 		{args: "nginx --peer 192.0.2.1:8025 --token-file /nonexistent", want: "--token-file: open /nonexistent"},
-		{args: "nginx --peer 192.0.2.1:8025", env: "CHAINMAIL_TOKEN=secret", want: "--peer: the API token is none"},
+		{args: "nginx --peer 192.0.2.1:8025", env: "CHAINMAIL_TOKEN=secret", want: "$CHAINMAIL_TOKEN holds no API token, or not the whole of one"},
+		{args: "nginx --peer 192.0.2.1:8025 --token-file /dev/null", want: "--token-file /dev/null holds no API token"},
+		{args: "nginx --peer 192.0.2.1:8025 --token-file /proc/version", want: "--token-file /proc/version holds no API token, or not the whole of one"},
+		{args: "nginx --peer ::1:2504", env: "CHAINMAIL_TOKEN=" + someToken(), want: `--peer: "::1:2504" is not the address of a node's HTTP port: write HOST:PORT or [2001:db8::1]:8025`},
+		{args: "nginx --smtp :25 --http :25", want: "--smtp and --http are both 0.0.0.0:25: give one of them another port"},
+		{args: "nginx --include foo --nginx-version 1.22.1", want: `--include is "foo": use main, stream or http`},
 		{args: "watch", want: "--out is missing"},
 		{args: "watch --out magic=/x", want: `--out is "magic=/x"`},
 		{args: "watch --out /x --log-level loud", want: `--log-level is "loud"`},
@@ -72,7 +79,8 @@ func TestLBRefusals(t *testing.T) {
 		{args: "run", want: "--dir is missing"},
 		{args: "dns", want: "--domain is missing"},
 		{args: "dns --domain example.com --also a", want: `--also is "a"`},
-		{args: "keepalived", want: `--own is ""`},
+		{args: "keepalived", want: "--own is missing: give this balancer's own address"},
+		{args: "keepalived --own 192.0.2.1", want: "--interface is missing: name the network interface of the shared address, such as eth0"},
 		{args: "keepalived --own 192.0.2.1 --other 192.0.2.2 --shared 192.0.2.3", want: "--shared is"},
 		{args: "keepalived --own 192.0.2.1 --other 192.0.2.1 --shared 192.0.2.3/24 --interface eth0", want: "which is --own"},
 	} {
@@ -89,6 +97,64 @@ func TestLBRefusals(t *testing.T) {
 				t.Errorf("exit code %d\n%s%s\nwant: %s", code, stdout, stderr, c.want)
 			}
 		})
+	}
+}
+
+// someToken has the form of one.
+func someToken() string { return api.Secret{}.Text(api.APITokenPrefix) }
+
+// TestLBFailures: what a machine lacks, and what is said of it.
+func TestLBFailures(t *testing.T) {
+	noLBConfig(t)
+	t.Setenv("CHAINMAIL_TOKEN", someToken())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dir := t.TempDir()
+	for args, want := range map[string]string{
+		"nginx --nginx-version 1.22.1 -o " + dir + "/none/z --peer 192.0.2.1:8025": "cannot write " + dir + "/none/z: no such file or directory: make the directory, or name another with -o",
+		"nginx --nginx /bin/true": "/bin/true: it does not say which version of nginx it is: name nginx's program with --nginx",
+		"keepalived --own 192.0.2.1 --other 192.0.2.2 --shared 192.0.2.3/24 --interface e -o " + dir: "cannot write " + dir + ": is a directory: let this user write there, or name another with -o",
+		"watch --out haproxy=" + dir + "/x --peer 192.0.2.1:8025 --metrics " + l.Addr().String():     "address already in use: choose another address with --metrics",
+	} {
+		code, stdout, stderr := runCommand(t, append([]string{"lb"}, strings.Fields(args)...)...)
+		if code != exitFailed || stdout != "" || !strings.Contains(stderr, want) {
+			t.Errorf("%s: exit code %d\n%s%s\nwant: %s", args, code, stdout, stderr, want)
+		}
+	}
+}
+
+// TestLBTokenOfSomebodyElse: a mistake of the machine, after which a supervisor
+// may try again.
+func TestLBTokenOfSomebodyElse(t *testing.T) {
+	noLBConfig(t)
+	top := filepath.Dir(othersDir(t))
+	program, token := filepath.Join(top, "chainmail"), filepath.Join(top, "token")
+	copyFile(t, support.Program(t), program)
+	if err := os.WriteFile(token, []byte(someToken()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "lb", "nginx", "--nginx-version", "1.22.1", "--peer", "192.0.2.1:8025", "--token-file", token)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := cmd.CombinedOutput()
+	if err == nil || cmd.ProcessState.ExitCode() != exitFailed || !strings.Contains(string(out), "permission denied: let the user nobody read it; for the packaged service: chown root:chainmail-lb "+token+", chmod 640 "+token+"\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestLBCompletesValues: those that can only be few.
+func TestLBCompletesValues(t *testing.T) {
+	for args, want := range map[string]string{
+		"nginx --include ":   "main\nstream\nhttp\n",
+		"run --http-mode ":   "proxy\npassthrough\n",
+		"watch --log-level ": "debug\ninfo\nwarn\nerror\n",
+	} {
+		code, stdout, _ := runCommand(t, append([]string{"__complete", "lb"}, strings.Split(args, " ")...)...)
+		if code != exitOK || !strings.HasPrefix(stdout, want) {
+			t.Errorf("%s: exit code %d: %s", args, code, stdout)
+		}
 	}
 }
 
@@ -207,6 +273,16 @@ func TestLBAsksARealNode(t *testing.T) {
 			if err != nil || string(ca) != string(p.run(t, exitOK, "cluster", "ca")) {
 				t.Errorf("%v\n%s", err, ca)
 			}
+			for part, names := range map[string]bool{"main": false, "stream": false, "http": true} {
+				out := filepath.Join(t.TempDir(), part)
+				code, _, stderr := runCommand(t, append([]string{"lb", "nginx", "--nginx-version", "1.22.1", "--include", part, "-o", out}, source...)...)
+				if code != exitOK || !exists(out) || exists(out+".ca.pem") != names {
+					t.Errorf("%s: exit code %d, with a CA: %v\n%s", part, code, exists(out+".ca.pem"), stderr)
+				}
+			}
+			if code, _, stderr := runCommand(t, append([]string{"lb", "dns", "--domain", "example.com", "--also", "q=2001:db8::1"}, source...)...); code != exitUsage || !strings.Contains(stderr, `--also names "q", which is no node`) {
+				t.Errorf("exit code %d: %s", code, stderr)
+			}
 			for _, what := range [][]string{{"nginx", "--include", "http"}, {"nginx", "--include", "main"}, {"haproxy"}, {"dns", "--domain", "example.com"}} {
 				code, stdout, stderr := runCommand(t, append(append([]string{"lb"}, what...), source...)...)
 				if code != exitOK || !strings.Contains(stdout, cluster.ID) {
@@ -314,6 +390,98 @@ func TestLBRunInFrontOfARealNode(t *testing.T) {
 	if _, err := net.Dial("tcp", smtp); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("something still listens: %v", err)
 	}
+}
+
+// fakeNginx is a program that calls itself nginx, tells in a file of its folder who
+// ran it with what, and refuses everything.
+func fakeNginx(t *testing.T, dir string) (program string) {
+	t.Helper()
+	program = filepath.Join(dir, "nginx")
+	text := "#!/bin/sh\nif [ \"$1\" = -V ]; then echo 'nginx version: nginx/1.22.1\nconfigure arguments: --with-stream' >&2; exit 0; fi\n" +
+		"{ id -u; env; } > " + filepath.Join(dir, "d", "who") + "; exit 1\n"
+	if err := os.WriteFile(program, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
+
+// TestLBRunBecomesTheOwner: root who starts the service's balancer by hand runs no
+// configuration that the service's user wrote, and leaves no file that it cannot
+// write.
+func TestLBRunBecomesTheOwner(t *testing.T) {
+	noLBConfig(t)
+	for _, name := range []string{"", "new"} { // the folder itself, or one to be made in it
+		dir := othersDir(t)
+		top := filepath.Dir(dir)
+		program, nginx := filepath.Join(top, "chainmail"), fakeNginx(t, top)
+		copyFile(t, support.Program(t), program)
+		if name == "" {
+			config := filepath.Join(dir, "nginx.conf")
+			if err := errors.Join(os.WriteFile(config, []byte("load_module /nonexistent.so;\n"), 0o644), os.Chown(config, nobody, nobody)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var said syncedText
+		cmd := exec.Command(program, "lb", "run", "--dir", filepath.Join(dir, name), "--nginx", nginx, "--data-dir", dir, "--smtp", "127.0.0.1:2600", "--http", "off")
+		cmd.Env = append(os.Environ(), "SECRET_OF_ROOT=1")
+		cmd.Stderr = &said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(said.String(), "cannot be followed"); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Errorf("it does not run: %s", said.String())
+				break
+			}
+		}
+		is, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "status"))
+		if err != nil || !strings.Contains(string(is), "Uid:\t65534\t65534\t65534\t65534") || !strings.Contains(string(is), "CapEff:\t0000000000000400") {
+			t.Errorf("%v\n%s", err, is)
+		}
+		if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
+			t.Error(err, said.String())
+		}
+		if allOf(t, dir) < 4 || !strings.Contains(said.String(), ": running as that user.\n") {
+			t.Error(said.String())
+		}
+		if who, err := os.ReadFile(filepath.Join(dir, "who")); name == "" && (err != nil || !strings.HasPrefix(string(who), "65534\n") || strings.Contains(string(who), "SECRET_OF_ROOT")) {
+			t.Errorf("%v: nginx was run by\n%s", err, who)
+		}
+	}
+}
+
+// TestLBWatchKeepsOutOfOthersFolders: the balancer reads as root what it writes.
+func TestLBWatchKeepsOutOfOthersFolders(t *testing.T) {
+	noLBConfig(t)
+	dir, mine := othersDir(t), t.TempDir()
+	for _, args := range [][]string{
+		{"--out", "haproxy=" + filepath.Join(dir, "haproxy.cfg")},
+		{"--out", "haproxy=" + filepath.Join(mine, "haproxy.cfg"), "--out", "haproxy=" + filepath.Join(dir, "second.cfg")},
+		{"--out", "haproxy=" + filepath.Join(mine, "haproxy.cfg"), "--ca", filepath.Join(dir, "ca.pem")},
+	} {
+		code, _, stderr := runCommand(t, append([]string{"lb", "watch", "--data-dir", mine}, args...)...)
+		if code != exitUsage || !strings.Contains(stderr, dir+" belongs to ") || !strings.Contains(stderr, "name a folder of root's, or run this as that user") || allOf(t, dir) != 1 {
+			t.Errorf("%v: exit code %d: %s", args, code, stderr)
+		}
+	}
+}
+
+// syncedText is written by one goroutine and read by another.
+type syncedText struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (s *syncedText) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncedText) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }
 
 func TestListenAddresses(t *testing.T) {

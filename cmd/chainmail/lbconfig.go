@@ -17,6 +17,9 @@ import (
 // systemLBConfig is read when no file is named; tests put something else here.
 var systemLBConfig = "/etc/chainmail/lb.yaml"
 
+// lbSample is where the packages put a file with every key.
+const lbSample = "/usr/share/doc/chainmail/examples/lb.yaml"
+
 const lbEnvPrefix = envPrefix + "_LB_"
 
 func addLBConfigFlag(flags *pflag.FlagSet) {
@@ -87,7 +90,7 @@ func lbSuggestion(key string, known []string) string {
 	if s := suggestion(key, known); strings.HasPrefix(s, "did you mean") {
 		return s
 	}
-	return "remove it; packaging/lb.yaml lists every key"
+	return "remove it; " + lbSample + " lists every key"
 }
 
 func readLBFile(flags *pflag.FlagSet, known []string) (map[string]lbSetting, node.Problems, error) {
@@ -101,12 +104,12 @@ func readLBFile(flags *pflag.FlagSet, known []string) (map[string]lbSetting, nod
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, nil, node.Problems{{Key: "file", Value: file, What: "cannot read the file: " + pathCause(err), Do: "name a readable YAML file, see packaging/lb.yaml"}}
+		return nil, nil, node.Problems{{Key: "file", Value: file, What: "cannot read the file: " + pathCause(err), Do: "name a readable YAML file, see " + lbSample}}
 	}
 	var document map[string]any
 	if err := yaml.Unmarshal(text, &document); err != nil {
 		what := strings.TrimPrefix(strings.Join(strings.Fields(err.Error()), " "), "yaml: ")
-		return nil, nil, node.Problems{{Key: "file", Value: file, What: "not YAML of keys and values: " + what, Do: "correct the file, see packaging/lb.yaml"}}
+		return nil, nil, node.Problems{{Key: "file", Value: file, What: "not YAML of keys and values: " + what, Do: "correct the file, see " + lbSample}}
 	}
 	var problems node.Problems
 	for _, key := range slices.Sorted(maps.Keys(document)) {
@@ -116,7 +119,7 @@ func readLBFile(flags *pflag.FlagSet, known []string) (map[string]lbSetting, nod
 		}
 		values, ok := lbValues(document[key])
 		if !ok {
-			problems = append(problems, node.Problem{Key: key, What: "not a value or a list of values", Value: shortValue(document[key]), Do: "see packaging/lb.yaml for its form"})
+			problems = append(problems, node.Problem{Key: key, What: "not a value or a list of values", Value: shortValue(document[key]), Do: "see " + lbSample + " for its form"})
 			continue
 		}
 		settings[key] = lbSetting{key, values}

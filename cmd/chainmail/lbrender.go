@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -113,8 +115,9 @@ func addLBOutFlag(flags *pflag.FlagSet, out *string) {
 	flags.StringVarP(out, "output", "o", "", "write to `FILE` and not to standard output")
 }
 
-// make asks, renders, and writes.
-func (o *lbOnce) make(cmd *cobra.Command, needsCA bool, render func(lb.Cluster, lb.Layout) ([]byte, error)) error {
+// make asks, renders, and writes; also the CA's certificate, if the layout makes
+// the file name it.
+func (o *lbOnce) make(cmd *cobra.Command, needsCA func(lb.Layout) bool, render func(lb.Cluster, lb.Layout) ([]byte, error)) error {
 	if o.out != "" {
 		var err error
 		if o.out, err = filepath.Abs(o.out); err != nil {
@@ -125,10 +128,11 @@ func (o *lbOnce) make(cmd *cobra.Command, needsCA bool, render func(lb.Cluster, 
 	if err != nil {
 		return err
 	}
-	if !needsCA && !l.Verifies() {
-		l.CA = ""
+	if err := mayWrite(o.out); err != nil {
+		return err
 	}
-	cluster, ca, err := o.source.ask(cmd.Context(), l)
+	needed := needsCA(l)
+	cluster, ca, err := o.source.ask(cmd.Context(), needed)
 	if err != nil {
 		return err
 	}
@@ -145,11 +149,11 @@ func (o *lbOnce) make(cmd *cobra.Command, needsCA bool, render func(lb.Cluster, 
 		return err
 	}
 	warnStranger(notes, cluster, c, l)
-	if l.CA != "" && o.out != "" {
-		if err := os.WriteFile(l.CA, ca, 0o644); err != nil {
+	if needed && o.out != "" {
+		if err := writeResult(l.CA, ca, "--ca"); err != nil {
 			return err
 		}
-	} else if l.CA != "" && !exists(l.CA) {
+	} else if needed && !exists(l.CA) {
 		fmt.Fprintf(notes, "chainmail: the file names %s, which does not exist here; make it with:\n  chainmail cluster ca > %s\n", l.CA, l.CA)
 	}
 	return writeOutput(cmd, o.out, text)
@@ -160,7 +164,35 @@ func writeOutput(cmd *cobra.Command, file string, text []byte) error {
 		_, err := cmd.OutOrStdout().Write(text)
 		return err
 	}
-	return os.WriteFile(file, text, 0o644)
+	return writeResult(file, text, "-o")
+}
+
+// writeResult writes a file that flag names.
+func writeResult(file string, text []byte, flag string) error {
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		return unwritable(file, err, flag)
+	}
+	return nil
+}
+
+func unwritable(file string, err error, flag string) error {
+	do := "let this user write there"
+	if errors.Is(err, fs.ErrNotExist) {
+		do = "make the directory"
+	}
+	return fmt.Errorf("cannot write %s: %s: %s, or name another with %s", file, pathCause(err), do, flag)
+}
+
+// mayWrite tells before the cluster is asked that there is no directory for the
+// output.
+func mayWrite(file string) error {
+	if file == "" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Dir(file)); err != nil {
+		return unwritable(file, err, "-o")
+	}
+	return nil
 }
 
 // warnStranger tells when nodes would refuse the balancer. Only the machine that
@@ -199,15 +231,18 @@ holds what is so now; 'lb watch' and 'lb run' keep it so.`,
 			if err := completeLB(cmd); err != nil {
 				return err
 			}
-			is, err := nginx.nginx(cmd.Context(), cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
 			part := lb.Complete
 			if include != "" {
 				part = lb.Part(include)
 			}
-			return once.make(cmd, false, func(c lb.Cluster, l lb.Layout) ([]byte, error) {
+			if err := part.Validate(); err != nil {
+				return usageError{err}
+			}
+			is, err := nginx.nginx(cmd.Context(), cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			return once.make(cmd, part.Verifies, func(c lb.Cluster, l lb.Layout) ([]byte, error) {
 				return lb.RenderNginx(c, l, is, part)
 			})
 		},
@@ -241,7 +276,7 @@ With TLS for clients, --http-cert is a file with certificate and key together.`,
 			if err != nil {
 				return err
 			}
-			return once.make(cmd, true, func(c lb.Cluster, l lb.Layout) ([]byte, error) {
+			return once.make(cmd, func(lb.Layout) bool { return true }, func(c lb.Cluster, l lb.Layout) ([]byte, error) {
 				return lb.RenderHAProxy(c, l, is)
 			})
 		},
@@ -284,7 +319,7 @@ and the nodes take mail on port 25 then.`,
 			if err := d.Validate(); err != nil {
 				return usageError{err}
 			}
-			cluster, _, err := source.ask(cmd.Context(), lb.Layout{})
+			cluster, _, err := source.ask(cmd.Context(), false)
 			if err != nil {
 				return err
 			}
@@ -296,6 +331,9 @@ and the nodes take mail on port 25 then.`,
 				return err
 			}
 			text, err := lb.RenderDNS(c, d)
+			if _, unknown := errors.AsType[*lb.UnknownNodeError](err); unknown {
+				return usageError{err}
+			}
 			if err != nil {
 				return err
 			}
@@ -339,8 +377,10 @@ balancers=…'. Nothing is asked of the cluster.`,
 			if err := completeLB(cmd); err != nil {
 				return err
 			}
-			if k.Own, err = parseIP("--own", own); err != nil {
-				return err
+			if own != "" { // else RenderKeepalived says that it is missing
+				if k.Own, err = parseIP("--own", own); err != nil {
+					return err
+				}
 			}
 			for _, text := range others {
 				ip, err := parseIP("--other", text)

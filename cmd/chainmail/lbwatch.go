@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -93,7 +94,7 @@ func (f *lbFollow) serve(w *lb.Watcher, registry *prometheus.Registry, logger *s
 	}
 	l, err := net.Listen("tcp", f.metrics)
 	if err != nil {
-		return nil, fmt.Errorf("--metrics: %w", err)
+		return nil, fmt.Errorf("--metrics: %w: choose another address with --metrics", err)
 	}
 	server := &http.Server{Handler: w.Handler(registry), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second}
 	var serving sync.WaitGroup
@@ -213,7 +214,10 @@ check or reload fails, the file that was there comes back, and it is tried again
 KIND is nginx (a whole nginx.conf, the default), nginx-main, nginx-stream, nginx-http
 (pieces to include, see 'lb nginx'), or haproxy. Give --out several times for several
 files. With {} in --check, it is run for each new file under another name, in place
-of {}; without, it is run when the files are in their places, as pieces need it.`,
+of {}; without, it is run when the files are in their places, as pieces need it.
+
+Root writes only into folders of root's: in one of another user, that user could put
+anything into the file that the balancer then reads as root.`,
 		Example: `  chainmail lb watch --peer 192.0.2.1:8025 --token-file /etc/chainmail/lb.token --out /etc/nginx/nginx.conf
   chainmail lb watch --out nginx-main=/etc/nginx/modules-enabled/90-chainmail.conf --out nginx-http=/etc/nginx/conf.d/chainmail.conf
   chainmail lb watch --out haproxy=/etc/haproxy/haproxy.cfg --metrics 127.0.0.1:8026`,
@@ -234,9 +238,13 @@ of {}; without, it is run when the files are in their places, as pieces need it.
 			if err != nil {
 				return err
 			}
-			if !layout.Verifies() && !slices.ContainsFunc(outs, func(o lbOut) bool { return lbKinds[o.kind].part == "" }) {
-				layout.CA = ""
+			if err := refuseOthersFiles(outs, layout); err != nil {
+				return err
 			}
+			needsCA := slices.ContainsFunc(outs, func(o lbOut) bool {
+				part := lbKinds[o.kind].part
+				return part == "" || part.Verifies(layout)
+			})
 			balancer, err := haproxy.haproxy()
 			if err != nil {
 				return err
@@ -252,7 +260,7 @@ of {}; without, it is run when the files are in their places, as pieces need it.
 			kind := lbKinds[outs[len(outs)-1].kind]
 			ready := make(chan struct{})
 			return follow.follow(cmd, lb.Options{
-				Layout: layout, Logger: logger, State: outs[0].file + ".state", Ready: func() { close(ready) },
+				Layout: layout, NoCA: !needsCA, Logger: logger, State: outs[0].file + ".state", Ready: func() { close(ready) },
 				Render: func(c lb.Cluster) ([]lb.File, error) { return renderOuts(outs, c, layout, is, balancer) },
 				Install: lb.Commands{
 					Check: lbCommand(check, kind.check), Reload: lbCommand(reload, kind.reload), Timeout: 30 * time.Second,
@@ -273,6 +281,18 @@ of {}; without, it is run when the files are in their places, as pieces need it.
 	nginx.addFlags(flags)
 	haproxy.addFlags(flags)
 	return cmd
+}
+
+// refuseOthersFiles keeps root out of other users' folders. To become such a user
+// is no way out, as it is for lb run: the reload wants root, and so does the
+// balancer that reads the files.
+func refuseOthersFiles(outs []lbOut, l lb.Layout) error {
+	for _, o := range outs {
+		if err := refuseOthers("--out", filepath.Dir(o.file)); err != nil {
+			return err
+		}
+	}
+	return refuseOthers("--ca", filepath.Dir(l.CA))
 }
 
 func renderOuts(outs []lbOut, c lb.Cluster, l lb.Layout, is lb.Nginx, haproxy lb.HAProxy) (files []lb.File, err error) {
@@ -309,6 +329,10 @@ It needs nginx and its stream module, on Debian the packages nginx and
 libnginx-mod-stream; the system's own nginx need not run. When it starts again it
 begins with the configuration that it had, also while no member answers.
 
+Root who starts it on a directory of another user, such as that of the packaged
+service, runs it as that user, who then has to be able to read --token-file and
+--config.
+
 SIGTERM or SIGINT ends it in order: no new connections, and --stop-timeout for the
 sessions that there are.`,
 		Example: `  chainmail lb run --dir /var/lib/chainmail-lb --peer 192.0.2.1:8025 --token-file /etc/chainmail/lb.token
@@ -320,6 +344,15 @@ sessions that there are.`,
 			}
 			if dir == "" {
 				return usageError{errors.New("--dir is missing: name a directory for nginx's files")}
+			}
+			// Before anything in it is opened: root would leave files there that its owner
+			// cannot write, and begin with a configuration that may be anybody's.
+			place, err := nearest(dir)
+			if err != nil {
+				return err
+			}
+			if err := becomeOwner(cmd.ErrOrStderr(), place, os.Args[1:]); err != nil {
+				return err
 			}
 			logger, err := follow.logger(cmd)
 			if err != nil {

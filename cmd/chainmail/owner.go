@@ -7,8 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +27,7 @@ type owner struct {
 	uid, gid int
 	groups   []int
 	name     string
+	home     string // empty: unknown
 }
 
 // otherOwner returns the owner of a directory when this process is root's and
@@ -55,7 +59,7 @@ func ownerOf(uid, gid uint32) owner {
 	if err != nil {
 		return o
 	}
-	o.name = u.Username
+	o.name, o.home = u.Username, u.HomeDir
 	if primary, err := strconv.Atoi(u.Gid); err == nil {
 		o.gid, o.groups = primary, []int{primary}
 	}
@@ -105,6 +109,30 @@ func asOwner(notes io.Writer, dir string, do func() error) error {
 	return errors.Join(do(), back())
 }
 
+// nearest is a directory, or the first one above it that is there: in that it
+// will be made.
+func nearest(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	for err == nil && !exists(dir) && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+	}
+	return dir, err
+}
+
+// refuseOthers is for what root cannot do in a directory of somebody else as that
+// user: root's programs would take what that user may put there.
+func refuseOthers(flag, dir string) error {
+	dir, err := nearest(dir)
+	if err != nil {
+		return err
+	}
+	o, other, err := otherOwner(dir)
+	if err != nil || !other {
+		return err
+	}
+	return usageError{fmt.Errorf("%s: %s belongs to %s, and root would read there whatever that user wrote: name a folder of root's, or run this as that user", flag, dir, o.name)}
+}
+
 // becomeOwner replaces this process, when it is root's, by one of the owner of
 // a directory with another command line: a node that keeps running. Of root's
 // powers it keeps only that of ports below 1024. It returns when there is
@@ -134,7 +162,27 @@ func execAs(o owner, program string, args []string) error {
 	// A container may have taken this power away; then the node says that it
 	// cannot listen, if it wants to.
 	_ = keepCapability(unix.CAP_NET_BIND_SERVICE)
-	return syscall.Exec(program, append([]string{os.Args[0]}, args...), os.Environ())
+	return syscall.Exec(program, append([]string{os.Args[0]}, args...), o.environment(os.Environ()))
+}
+
+// passed are the variables that say what was meant for the program, by the
+// beginnings of their names; one with "=" at its end is whole.
+var passed = []string{
+	"PATH=", "LANG=", "LC_", "TZ=", envPrefix + "_",
+	"NOTIFY_SOCKET=", "WATCHDOG_", "JOURNAL_STREAM=", // the supervisor's
+}
+
+// environment is what a process of the owner gets of root's. Root's shell may
+// hold secrets, and names of root's own folders and agents: everything in it can
+// be read by whoever else runs as the owner.
+func (o owner) environment(roots []string) []string {
+	own := slices.DeleteFunc(slices.Clone(roots), func(v string) bool {
+		return !slices.ContainsFunc(passed, func(begin string) bool { return strings.HasPrefix(v, begin) })
+	})
+	if o.home != "" {
+		own = append(own, "HOME="+o.home)
+	}
+	return own
 }
 
 // keepCapability lets this thread keep one capability, and no other, through

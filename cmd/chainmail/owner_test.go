@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -128,6 +129,21 @@ func TestJoinLeavesTheOwnersFiles(t *testing.T) {
 	}
 	if !exists(filepath.Join(dir, ownConfig)) || allOf(t, dir) != 2 {
 		t.Error("the files are not as they should be")
+	}
+}
+
+// TestOwnerEnvironment: what root's shell holds is not for a service's user.
+func TestOwnerEnvironment(t *testing.T) {
+	roots := []string{
+		"PATH=/bin", "PATHEXT=x", "LANG=C", "LC_ALL=C", "TZ=UTC", "HOME=/root", "USER=root", "SSH_AUTH_SOCK=/tmp/agent", "AWS_SECRET_ACCESS_KEY=s",
+		"CHAINMAIL_LB_SMTP=:25", "CHAINMAILER=x", "NOTIFY_SOCKET=/run/n", "WATCHDOG_USEC=1", "JOURNAL_STREAM=1:2", "LD_PRELOAD=/x.so",
+	}
+	want := []string{"PATH=/bin", "LANG=C", "LC_ALL=C", "TZ=UTC", "CHAINMAIL_LB_SMTP=:25", "NOTIFY_SOCKET=/run/n", "WATCHDOG_USEC=1", "JOURNAL_STREAM=1:2"}
+	if got := (owner{home: "/home/o"}).environment(roots); !slices.Equal(got, append(want, "HOME=/home/o")) {
+		t.Errorf("%q", got)
+	}
+	if got := (owner{}).environment(roots); !slices.Equal(got, want) {
+		t.Errorf("without a home %q", got)
 	}
 }
 
