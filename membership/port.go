@@ -76,7 +76,8 @@ func (p *raftPort) serve(ctx context.Context) {
 			conn.Close()
 			continue
 		}
-		p.wg.Go(func() {
+		go func() {
+			defer p.wg.Done()
 			tlsConn, kind, err := p.greet(ctx, conn)
 			leave()
 			if err != nil {
@@ -85,12 +86,13 @@ func (p *raftPort) serve(ctx context.Context) {
 				return
 			}
 			p.hand(ctx, tlsConn, kind)
-		})
+		}()
 	}
 }
 
-// enter counts a handshake, unless there are too many: of all, or of one
-// address, so that one stranger cannot keep the members out.
+// enter counts a handshake, and a goroutine of wg, unless the port is closed (whose
+// close waits for no more of them then) or there are too many handshakes: of all,
+// or of one address, so that one stranger cannot keep the members out.
 func (p *raftPort) enter(client net.Addr) (leave func(), ok bool) {
 	host := client.String()
 	if h, _, err := net.SplitHostPort(host); err == nil {
@@ -98,9 +100,10 @@ func (p *raftPort) enter(client net.Addr) (leave func(), ok bool) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.crowd[host] >= maxHandshakesOfOne || p.greeting >= maxHandshakes {
+	if p.closed || p.crowd[host] >= maxHandshakesOfOne || p.greeting >= maxHandshakes {
 		return nil, false
 	}
+	p.wg.Add(1)
 	p.crowd[host]++
 	p.greeting++
 	return func() {

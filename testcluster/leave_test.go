@@ -324,6 +324,7 @@ func TestImportWhileDraining(t *testing.T) {
 		slow := int64(2000)
 		c.Set(api.PolicyChange{BackfillRate: &slow})
 		c.Stop("c")
+		c.Send("b", 3) // which c is to keep: b cannot leave before it is back
 		c.drain("b")
 		time.Sleep(16 * time.Second)
 		text := "From: a@example.com\r\n\r\nlate\r\n"
