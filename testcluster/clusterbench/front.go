@@ -69,6 +69,26 @@ func (b *bench) compareWays(ctx context.Context, c *cluster) error {
 	return nil
 }
 
+// awaitUse sends mail through the balancer until it gives some to a node: one
+// that was away is taken in again a few seconds later.
+func (c *cluster) awaitUse(ctx context.Context, name string) error {
+	const connections = "chainmail_smtp_connections_total"
+	before, err := c.metric(ctx, name, connections, `connector="smtp"`)
+	if err != nil {
+		return err
+	}
+	return await(ctx, "the balancer uses "+name, func(ctx context.Context) (bool, error) {
+		for range 3 {
+			if _, err := c.sendTo(ctx, local.Balancer, load.Options{Count: 8, Sessions: 8, PerSession: 1}); err != nil {
+				return false, err
+			}
+		}
+		// Its probes, one a second, are not enough to pass for that.
+		now, err := c.metric(ctx, name, connections, `connector="smtp"`)
+		return now >= before+20, err
+	})
+}
+
 // loseNode measures the longest time without an acknowledged mail in a light
 // load through the balancer while a node fails, and how many sessions broke.
 func (b *bench) loseNode(ctx context.Context, c *cluster) error {
@@ -76,6 +96,9 @@ func (b *bench) loseNode(ctx context.Context, c *cluster) error {
 		fmt.Sprintf("Three nodes, %d mails/s of 4 KiB over %d sessions of 5 mails each. Seconds in which no mail at all was acknowledged, and sessions that broke.", lightRate, lightSessions))
 	for range b.rounds {
 		for _, f := range failures {
+			if err := c.awaitUse(ctx, "b"); err != nil {
+				return err
+			}
 			loaded := make(chan error, 1)
 			var r load.Report
 			go func() {

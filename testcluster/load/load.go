@@ -43,7 +43,7 @@ func Run(ctx context.Context, opt Options) (Report, error) {
 	}
 	stopProgress := r.startProgress()
 	work.Wait()
-	r.noteGap()
+	r.noteGap(r.end())
 	stopProgress()
 
 	report := r.report(sessions)
@@ -90,9 +90,19 @@ func (r *run) due(n int64) time.Time {
 	return r.begun.Add(time.Duration(float64(n) / r.opt.Rate * float64(time.Second)))
 }
 
+// end is when mail was due last: after Duration, what a session still waits for
+// is its own affair.
+func (r *run) end() time.Duration {
+	end := time.Since(r.begun)
+	if r.opt.Duration > 0 {
+		end = min(end, r.opt.Duration)
+	}
+	return end
+}
+
 // noteGap ends a time without an acknowledged mail.
-func (r *run) noteGap() {
-	now := time.Since(r.begun).Nanoseconds()
+func (r *run) noteGap(at time.Duration) {
+	now := at.Nanoseconds()
 	gap := now - r.last.Swap(now)
 	for longest := r.longest.Load(); gap > longest && !r.longest.CompareAndSwap(longest, gap); longest = r.longest.Load() {
 	}
@@ -100,7 +110,7 @@ func (r *run) noteGap() {
 
 // acknowledge records that m was taken.
 func (r *run) acknowledge(m *mail, s *session) error {
-	r.noteGap()
+	r.noteGap(time.Since(r.begun))
 	r.acked.Add(1)
 	r.bytes.Add(int64(m.Size()))
 	if r.opt.Acked == nil {
