@@ -43,7 +43,7 @@ func Run(ctx context.Context, opt Options) (Report, error) {
 	}
 	stopProgress := r.startProgress()
 	work.Wait()
-	r.noteGap(r.end())
+	r.noteGap()
 	stopProgress()
 
 	report := r.report(sessions)
@@ -101,8 +101,8 @@ func (r *run) end() time.Duration {
 }
 
 // noteGap ends a time without an acknowledged mail.
-func (r *run) noteGap(at time.Duration) {
-	now := at.Nanoseconds()
+func (r *run) noteGap() {
+	now := r.end().Nanoseconds()
 	gap := now - r.last.Swap(now)
 	for longest := r.longest.Load(); gap > longest && !r.longest.CompareAndSwap(longest, gap); longest = r.longest.Load() {
 	}
@@ -110,7 +110,7 @@ func (r *run) noteGap(at time.Duration) {
 
 // acknowledge records that m was taken.
 func (r *run) acknowledge(m *mail, s *session) error {
-	r.noteGap(time.Since(r.begun))
+	r.noteGap()
 	r.acked.Add(1)
 	r.bytes.Add(int64(m.Size()))
 	if r.opt.Acked == nil {
