@@ -20,25 +20,12 @@ import (
 	"chainmail/lb"
 )
 
-// program finds a program that a test cannot do without.
 func program(t *testing.T, name, debianPackage string) string {
 	t.Helper()
-	for _, name := range []string{name, filepath.Join("/usr/sbin", name)} { // sbin is not in everybody's PATH
-		if file, err := exec.LookPath(name); err == nil {
-			return file
-		}
-	}
-	missing(t, debianPackage)
-	return ""
+	return mailtest.Program(t, name, debianPackage)
 }
 
-func missing(t *testing.T, debianPackage string) {
-	t.Helper()
-	if os.Getenv(mailtest.RequireVariable) == "1" && os.Geteuid() == 0 {
-		t.Fatalf("install the Debian package %s, or unset %s", debianPackage, mailtest.RequireVariable)
-	}
-	t.Skipf("NOT CHECKED by the real program: install the Debian package %s", debianPackage)
-}
+func missing(t *testing.T, debianPackage string) { t.Helper(); mailtest.Missing(t, debianPackage) }
 
 const streamModule = "/usr/lib/nginx/modules/ngx_stream_module.so"
 

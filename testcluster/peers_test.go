@@ -33,26 +33,12 @@ import (
 // The tests of this and the next files let programs that we did not write hand
 // in mail: what they take for SMTP is what counts.
 
-// lookFor finds a program of a Debian package. Without it the test is skipped;
-// it fails where make test has installed all packages.
 func lookFor(t *testing.T, program, debianPackage string) string {
 	t.Helper()
-	for _, name := range []string{program, filepath.Join("/usr/sbin", program)} { // sbin is not in everybody's PATH
-		if file, err := exec.LookPath(name); err == nil {
-			return file
-		}
-	}
-	missing(t, debianPackage)
-	return ""
+	return mailtest.Program(t, program, debianPackage)
 }
 
-func missing(t *testing.T, debianPackage string) {
-	t.Helper()
-	if os.Getenv(mailtest.RequireVariable) == "1" && os.Geteuid() == 0 {
-		t.Fatalf("install the Debian package %s, or unset %s", debianPackage, mailtest.RequireVariable)
-	}
-	t.Skipf("install the Debian package %s for this test", debianPackage)
-}
+func missing(t *testing.T, debianPackage string) { t.Helper(); mailtest.Missing(t, debianPackage) }
 
 // needRoot skips a test that only root can run.
 func needRoot(t *testing.T, why string) {
